@@ -1,0 +1,1 @@
+"""The client half: a site with its private model and data."""

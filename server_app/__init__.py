@@ -1,0 +1,1 @@
+"""The server half: owns the hypernetwork, the embeddings and the round loop."""
