@@ -1,1 +1,13 @@
-"""One file a method: the client half."""
+"""One file a method: the client half. `METHODS` is the table of methods."""
+
+from client_app.methods import hypernet, local
+from client_app.methods.base import ClientMethod
+
+# FedAvg's client does what MH-pFedHN's does: start from the vector that came, return how far training moved it.
+METHODS: dict[str, ClientMethod] = {
+    "mh-pfedhn": hypernet,
+    "local": local,
+    "fedavg": hypernet,
+}
+
+__all__ = ["METHODS", "ClientMethod"]

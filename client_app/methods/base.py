@@ -1,0 +1,51 @@
+"""What the client half of a method provides; each is a module with these functions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from client_app.site import Site
+from client_app.store import ClientStore
+from client_app.training import SGDSettings, train
+from common.protocol import Instructions
+
+Vectors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A request of the server's, as a method sees it."""
+
+    site: Site
+    store: ClientStore
+    instructions: Instructions
+    vectors: Vectors  # received, checked, on the CPU
+
+    def train(self) -> float:
+        """Train the site's model as instructed; return the mean loss."""
+        told = self.instructions
+        settings = SGDSettings(
+            epochs=told.local_epochs,
+            batch_size=told.batch_size,
+            lr=told.client_lr,
+            momentum=told.client_momentum,
+            weight_decay=told.client_weight_decay,
+            max_grad_norm=told.max_grad_norm,
+        )
+        generator = self.site.generator(told.seed, told.server_round)
+        return train(self.site.model, self.site.train, settings, generator)
+
+
+class ClientMethod(Protocol):
+    """The client half of a method."""
+
+    def incoming(self, site: Site) -> Mapping[str, int]:
+        """Names and lengths of the vectors that the server sends."""
+
+    def load(self, task: Task) -> None:
+        """Put the weights that the server means into the site's model."""
+
+    def train(self, task: Task) -> tuple[float, Vectors]:
+        """Train what `load` put there; return the mean loss and the vectors for the server."""

@@ -1,0 +1,25 @@
+"""Local training's client: the model is its own and stays on its own disk."""
+
+from collections.abc import Mapping
+
+from client_app.methods.base import Task, Vectors
+from client_app.site import Site
+
+_MODEL = "model"
+
+
+def incoming(site: Site) -> Mapping[str, int]:
+    """No vectors."""
+    return {}
+
+
+def load(task: Task) -> None:
+    """Go on where the last round ended; start at the seeded initialisation."""
+    task.site.model.load_state_dict(task.site.initial_state | task.store.load(_MODEL))
+
+
+def train(task: Task) -> tuple[float, Vectors]:
+    """Train and keep the model."""
+    loss = task.train()
+    task.store.save(_MODEL, dict(task.site.model.state_dict()))
+    return loss, {}

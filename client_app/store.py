@@ -1,0 +1,49 @@
+"""What a client keeps between rounds, on its own disk: batch-norm statistics, a local model, its final personal model.
+
+Flower's `context.state` dies with the SuperNode, so it is not used. Files hold plain tensors and are read with
+`weights_only=True`.
+"""
+
+import os
+import pickle
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+
+State = dict[str, Tensor]
+
+
+class ClientStore:
+    """The files of one client in one run, under `folder`, which is made when something is kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def load(self, name: str) -> State:
+        """The tensors kept under `name`, on the CPU; empty when there are none. Raises UserError for a damaged file."""
+        path = self._path(name)
+        if not path.exists():
+            return {}
+        try:
+            state: State = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+            raise UserError(f"The client's state {path} is damaged: restore it from a backup or delete it.") from error
+        return state
+
+    def save(self, name: str, state: State) -> None:
+        """Keep these tensors; a crash in the middle leaves what was there before."""
+        if not state:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        temporary = self._path(name).with_suffix(".tmp")
+        with temporary.open("wb") as file:
+            torch.save({key: tensor.detach().cpu() for key, tensor in state.items()}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self._path(name))
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.pt"

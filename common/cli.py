@@ -1,0 +1,228 @@
+"""The console script `mh-pfedhn`: `run`, `report`, `profiles`. It drives Flower's own commands and adds an honest exit status."""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from common.config import DEFAULT_PROFILE, Config, keys_with_help, load_config, parse_overrides, profiles
+from common.errors import UserError
+
+APP_DIR = Path(__file__).resolve().parent.parent
+
+_SUPERLINK_STARTS_WITHIN = 60.0  # seconds
+_QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Everything is installed in this environment already.
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point. Returns 0 for success, 1 for a run that failed, 2 for a mistake in what was asked."""
+    parser = argparse.ArgumentParser(prog="mh-pfedhn", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run a federation, simulated on this machine unless --superlink is given")
+    run.add_argument("profile", nargs="?", metavar="PROFILE", help=f"see `mh-pfedhn profiles`; default {DEFAULT_PROFILE}")
+    run.add_argument("-c", dest="overrides", action="append", nargs="+", default=[], metavar="KEY=VALUE", help="set a key")
+    run.add_argument("--superlink", metavar="NAME", help="a connection of Flower's config.toml to a running SuperLink")
+    run.set_defaults(handle=_run)
+    report = commands.add_parser("report", help="draw the report of a run again from its files")
+    report.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    report.set_defaults(handle=_report)
+    commands.add_parser("profiles", help="list profiles and keys").set_defaults(handle=_profiles)
+    options = parser.parse_args(arguments)
+    try:
+        status: int = options.handle(options)
+    except UserError as error:
+        print(f"mh-pfedhn: {error}", file=sys.stderr)
+        return 2
+    return status
+
+
+def _run(options: argparse.Namespace) -> int:
+    overrides = parse_overrides([item for group in options.overrides for item in group])
+    if options.profile:
+        overrides["profile"] = options.profile
+    config = load_config(overrides).named()
+    if options.superlink:
+        return _run_with_flower(config, options.superlink, [], dict(os.environ) | _QUIET)
+    here = Path.cwd()
+    config = dataclasses.replace(
+        config,
+        data_dir=str(here / Path(config.data_dir).expanduser()),
+        results_dir=str(here / Path(config.results_dir).expanduser()),
+    )
+    _check_simulation(config)
+    with _local_superlink() as (name, environment):
+        return _run_with_flower(config, name, _federation(config), environment)
+
+
+def _check_simulation(config: Config) -> None:
+    """Find now what would fail in the middle of a start that takes half a minute."""
+    from common.data.simulation import divide
+    from common.device import resolve_device
+
+    if config.num_clients < config.min_clients:
+        raise UserError(
+            f"num-clients is {config.num_clients}, but min-clients is {config.min_clients}: "
+            "raise the one or lower the other."
+        )
+    if (config.results_path / config.run_name / "metrics.jsonl").exists():
+        raise UserError(f"{config.results_path / config.run_name} holds a run already: choose another run-name.")
+    resolve_device(config.device)
+    divide(config, config.num_clients)
+
+
+def _federation(config: Config) -> list[str]:
+    """Virtual nodes and the share of the machine that a client gets: one CPU each, the GPUs divided evenly."""
+    import torch
+
+    cpus = len(os.sched_getaffinity(0))
+    at_once = min(cpus, config.num_clients)
+    gpus = torch.cuda.device_count() if config.device != "cpu" and torch.cuda.is_available() else 0
+    settings = {
+        "num-supernodes": config.num_clients,
+        "client-resources-num-cpus": 1,
+        "client-resources-num-gpus": int(10_000 * gpus / at_once) / 10_000,
+        "init-args-num-cpus": at_once,
+    }
+    return ["--federation-config", " ".join(f"{key}={value}" for key, value in settings.items())]
+
+
+def _run_with_flower(config: Config, superlink: str, arguments: list[str], environment: dict[str, str]) -> int:
+    """`flwr run`, its log, then the run's real status, which `flwr run` does not tell."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Path(folder) / "run.toml"
+        # JSON's strings, numbers and booleans are TOML's.
+        settings.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in config.to_dict().items()))
+        command = [_tool("flwr"), "run", str(APP_DIR), superlink, "--stream", "-c", str(settings), *arguments]
+        run_id = _stream(command, environment)
+    if run_id is None:
+        print("mh-pfedhn: Flower did not start the run; its own words are above.", file=sys.stderr)
+        return 1
+    status = _status(run_id, superlink, environment)
+    run_dir = config.results_path / config.run_name
+    if (run_dir / "summary.json").exists():
+        from server_app.report import final_table
+
+        print(f"\n{final_table(run_dir)}\n\nReport: {run_dir / 'report.html'}")
+    if status != "finished:completed":
+        print(f"mh-pfedhn: the run ended as {status}; the log above says why.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _stream(command: list[str], environment: dict[str, str]) -> str | None:
+    """Run Flower, pass its log on, return the id of the run."""
+    run_id = None
+    environment = environment | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as flower:
+        assert flower.stdout is not None
+        try:
+            for line in flower.stdout:
+                if started := re.search(r"Successfully started run (\d+)", line):
+                    run_id = started[1]
+                print(line, end="", flush=True)
+        except KeyboardInterrupt:
+            flower.terminate()
+            print("\nmh-pfedhn: interrupted; what was computed so far is in the run's folder.", file=sys.stderr)
+    return run_id
+
+
+def _status(run_id: str, superlink: str, environment: dict[str, str]) -> str:
+    """Such as `finished:completed` or `finished:failed`."""
+    command = [_tool("flwr"), "list", superlink, "--run-id", run_id, "--format", "json"]
+    for _ in range(20):
+        answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout
+        try:
+            status = str(json.loads(answer)["runs"][0]["status"])
+        except (ValueError, LookupError):
+            return f"unknown, since `flwr list` answered {answer.strip()!r}"
+        if status.startswith("finished"):
+            return status
+        time.sleep(0.5)
+    return status
+
+
+@contextlib.contextmanager
+def _local_superlink() -> Iterator[tuple[str, dict[str, str]]]:
+    """A SuperLink of our own for one simulation; Flower's shared one would keep the environment of whoever came first."""
+    with tempfile.TemporaryDirectory(prefix="mh-pfedhn-") as home:
+        environment = dict(os.environ) | _QUIET | {"FLWR_HOME": home}
+        environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
+        port = _free_port()
+        Path(home, "config.toml").write_text(
+            f'[superlink]\ndefault = "simulation"\n\n[superlink.simulation]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
+        )
+        command = [_tool("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
+        command += ["--host", "127.0.0.1", "--port", str(port)]
+        with Path(home, "superlink.log").open("wb") as log:
+            superlink = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        try:
+            _wait_until_healthy(superlink, port, Path(home, "superlink.log"))
+            yield "simulation", environment
+        finally:
+            superlink.send_signal(signal.SIGTERM)
+            try:
+                superlink.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                superlink.kill()
+                superlink.wait()
+
+
+def _wait_until_healthy(superlink: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    ends = time.monotonic() + _SUPERLINK_STARTS_WITHIN
+    while time.monotonic() < ends and superlink.poll() is None:
+        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
+            return
+        time.sleep(0.1)
+    raise UserError(f"Flower's SuperLink did not start on port {port}; its log ends: {log.read_text()[-2000:]}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _tool(name: str) -> str:
+    """A command of the environment that this script runs in, whether or not it is activated."""
+    return str(Path(sys.executable).parent / name)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from server_app.report import write_report
+
+    print(write_report(options.run_dir))
+    return 0
+
+
+def _profiles(options: argparse.Namespace) -> int:
+    print("Profiles (join several with '+', later ones win):")
+    for name, description in profiles():
+        print(f"  {name:<28} {description}")
+    print("\nKeys (-c KEY=VALUE), with the defaults that profiles start from:")
+    for key, default, text in keys_with_help():
+        print(f"  {key + ' = ' + str(default):<34} {text}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

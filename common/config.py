@@ -1,0 +1,339 @@
+"""A run's configuration: flat kebab-case keys, from a profile (conf/*.yaml) and overrides, checked before anything starts.
+
+The same keys serve YAML profiles, `[tool.flwr.app.config]`, `flwr run -c` and `mh-pfedhn run -c`.
+"""
+
+import dataclasses
+import difflib
+import importlib.metadata
+import json
+import math
+import re
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from common.errors import UserError
+
+PROFILES_DIR = Path(__file__).resolve().parent.parent / "conf"
+DEFAULT_PROFILE = "quickstart"
+
+METHODS = ("mh-pfedhn", "local", "fedavg")
+SCHEDULES = ("joint", "per-client", "sequential")
+REDUCTIONS = ("sum", "mean")
+PARTITIONS = ("non-iid-1", "non-iid-2")
+DATASETS = ("fashion-mnist", "cifar10", "cifar100", "emnist-byclass", "tiny-imagenet", "parquet", "npz")
+MODELS = ("lenet", "vgg8", "resnet10", "resnet12", "resnet18", "mlp", "squeezenet1_0", "squeezenet1_1")
+
+# What a profile file may say beside the keys of Config.
+_PROFILE_ONLY = ("base", "description")
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What values an option takes."""
+
+    help: str
+    choices: tuple[str, ...] = ()
+    minimum: float = -math.inf
+    maximum: float = math.inf
+    above: float = -math.inf  # exclusive lower bound
+    words: tuple[str, ...] = ()  # words that a number option takes beside numbers
+
+
+def _option(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    minimum: float = -math.inf,
+    maximum: float = math.inf,
+    above: float = -math.inf,
+    words: tuple[str, ...] = (),
+) -> Any:
+    rule = _Rule(help, choices, minimum, maximum, above, words)
+    return dataclasses.field(default=default, metadata={"rule": rule})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All settings of a run. Field `num_rounds` is the key `num-rounds`; `load_config` makes checked instances."""
+
+    profile: str = _option(DEFAULT_PROFILE, "the profile that these settings started from; several are joined by '+'")
+    method: str = _option("mh-pfedhn", "which algorithm runs", choices=METHODS)
+    seed: int = _option(0, "all randomness follows from it", minimum=0, maximum=2**31 - 1)
+    num_rounds: int = _option(100, "communication rounds", minimum=1)
+    num_clients: int = _option(10, "clients of a simulation", minimum=1)
+    participation: float = _option(1.0, "share of the registered clients that train in a round", above=0, maximum=1)
+
+    dataset: str = _option("", "where the images come from", choices=DATASETS)
+    data_dir: str = _option("data", "folder (or file) of the data set; a relative path starts at the working folder")
+    partition: str = _option("non-iid-1", "how the data set is divided among simulated clients", choices=PARTITIONS)
+    classes_per_client: int = _option(10, "classes that a client holds under non-iid-1", minimum=1)
+    dirichlet_alpha: float = _option(0.01, "concentration of the Dirichlet distribution of non-iid-2", above=0)
+    max_samples_per_class: int = _option(0, "keep at most so many samples of a class; 0 keeps all", minimum=0)
+    models: str = _option("lenet", "comma-separated architectures, dealt out to the clients in order", choices=MODELS)
+
+    local_epochs: int = _option(2, "passes over its training data that a client makes in a round", minimum=1)
+    batch_size: int = _option(64, "samples in a client's mini-batch", minimum=1)
+    client_lr: float = _option(5e-3, "learning rate of a client's SGD", above=0)
+    client_momentum: float = _option(0.9, "momentum of a client's SGD", minimum=0, maximum=1)
+    client_weight_decay: float = _option(5e-4, "weight decay of a client's SGD", minimum=0)
+
+    chunk_size: int = _option(3072, "N: values that the hypernetwork generates a chunk", minimum=1)
+    embedding_dim: int = _option(64, "E: size of one embedding vector", minimum=1)
+    embedding_init_std: float = _option(1.0, "standard deviation of the initial embeddings", minimum=0)
+    hidden_dim: int = _option(128, "H: width of the hypernetwork's trunk", minimum=1)
+    hidden_layers: int = _option(3, "depth of the hypernetwork's trunk", minimum=1)
+    hn_lr: float = _option(1e-3, "learning rate of the hypernetwork's Adam", above=0)
+    schedule: str = _option("joint", "how deltas become optimizer steps", choices=SCHEDULES)
+    reduction: str = _option("sum", "how a joint step combines clients", choices=REDUCTIONS)
+    anchor: bool = _option(True, "clients add the generated weights to their architecture's seeded initialisation")
+    head_init_scale: float | str = _option(
+        "auto", "factor on a head's initial weights; auto is 0.1 with the anchor, 1.0 without", above=0, words=("auto",)
+    )
+
+    deadline: float = _option(3600.0, "seconds after which an exchange ends without the missing replies", above=0)
+    quorum: float = _option(1.0, "share of the cohort whose good replies end an exchange early", above=0, maximum=1)
+    min_clients: int = _option(2, "clients that must have joined before training starts", minimum=1)
+    evaluate_every: int = _option(1, "rounds between evaluations", minimum=1)
+    device: str = _option("auto", "auto uses CUDA where present", choices=("auto", "cpu", "cuda"))
+
+    results_dir: str = _option("results", "where run folders go; a relative path starts at the working folder")
+    run_name: str = _option("", "name of the run's folder; empty makes one from method, profile and time")
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """The architectures of `models` in order."""
+        return tuple(name.strip() for name in self.models.split(","))
+
+    def model_of(self, client: int) -> str:
+        """The architecture of simulated client number `client`."""
+        return self.model_names[client % len(self.model_names)]
+
+    @property
+    def resolved_head_init_scale(self) -> float:
+        """`head-init-scale` as a number (DESIGN: 0.1 with the anchor, 1.0 without)."""
+        if isinstance(self.head_init_scale, str):
+            return 0.1 if self.anchor else 1.0
+        return self.head_init_scale
+
+    @property
+    def data_path(self) -> Path:
+        """`data-dir` as an absolute path."""
+        return project_dir() / Path(self.data_dir).expanduser()
+
+    @property
+    def results_path(self) -> Path:
+        """`results-dir` as an absolute path."""
+        return project_dir() / Path(self.results_dir).expanduser()
+
+    def named(self) -> "Config":
+        """The same settings with a `run-name`, made up from method, profile and time when none is set."""
+        profile = re.sub(r"[^A-Za-z0-9]+", "-", Path(self.profile).stem)
+        return dataclasses.replace(
+            self, run_name=self.run_name or f"{self.method}-{profile}-{time.strftime('%Y%m%d-%H%M%S')}"
+        )
+
+    def to_dict(self) -> dict[str, bool | int | float | str]:
+        """The settings under their kebab-case keys."""
+        return {_kebab(name): value for name, value in dataclasses.asdict(self).items()}
+
+
+@cache
+def project_dir() -> Path:
+    """Where relative paths start when Flower runs the app from its own copy: the checkout that pip installed editable.
+
+    Without one, the folder of the process. `mh-pfedhn run` passes absolute paths, so it does not come to this there.
+    """
+    try:
+        origin = json.loads(importlib.metadata.distribution("mh-pfedhn").read_text("direct_url.json") or "{}")
+    except importlib.metadata.PackageNotFoundError:
+        origin = {}
+    if origin.get("dir_info", {}).get("editable"):
+        return Path(urllib.request.url2pathname(urllib.parse.urlparse(origin["url"]).path))
+    return Path.cwd()
+
+
+def load_config(overrides: Mapping[str, object], *, origin: str = "the command line") -> Config:
+    """Fill a Config from its profile (key `profile`) and these overrides, which win.
+
+    An empty string means "as the profile says", as in `[tool.flwr.app.config]`. Raises UserError with one sentence
+    that names the key, the value, where it stands, and what is valid.
+    """
+    given = {key: value for key, value in overrides.items() if value != ""}
+    for key in given:
+        _check_key(key, origin)
+    profile = given.get("profile", DEFAULT_PROFILE)
+    if not isinstance(profile, str):
+        raise UserError(f"profile is {profile!r} in {origin}, but must be a name; known profiles: {_names()}.")
+    values: dict[str, Any] = {}
+    for name in profile.split("+"):
+        values |= _load_profile(name.strip())
+    values |= {key: _checked(key, value, origin) for key, value in given.items()}
+    config = Config(**{_snake(key): value for key, value in values.items() if key not in _PROFILE_ONLY})
+    config = dataclasses.replace(config, profile=profile)
+    if not config.dataset:
+        raise UserError(
+            f"profile {profile!r} sets hyperparameters but no data set: join it to one that does, "
+            f"such as cifar100+{profile}, or set dataset to one of {', '.join(DATASETS)}."
+        )
+    return config
+
+
+def profiles() -> Iterator[tuple[str, str]]:
+    """Name and one-line description of every profile in conf/."""
+    for path in sorted(PROFILES_DIR.glob("*.yaml")):
+        yield path.stem, str(_read_yaml(path).get("description", ""))
+
+
+def parse_overrides(items: list[str]) -> dict[str, object]:
+    """Turn `key=value` words of a command line into overrides, values read as YAML scalars."""
+    overrides: dict[str, object] = {}
+    for item in items:
+        key, separator, text = item.partition("=")
+        if not separator:
+            raise UserError(f"-c {item!r} is not of the form key=value, such as -c num-rounds=20.")
+        _check_key(key, "the command line")
+        overrides[key] = _scalar(text)
+    return overrides
+
+
+def _scalar(text: str) -> object:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, str):
+        try:
+            return float(value)  # YAML 1.1 reads 1e-3 as a string
+        except ValueError:
+            return value
+    return value if isinstance(value, bool | int | float) else text
+
+
+def _load_profile(name: str, below: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The settings of a profile: a name in conf/ or the path of a YAML file, over those of its `base`."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else PROFILES_DIR / f"{name}.yaml"
+    if not path.is_file():
+        near = _nearest(name, [known for known, _ in profiles()])
+        others = f"Known profiles: {_names()}; the path of a .yaml file works too."
+        raise UserError(f"There is no profile {name!r}{near or '.'} {others}")
+    if name in below:
+        raise UserError(f"Profile {name!r} is its own base: {' -> '.join((*below, name))}.")
+    content = _read_yaml(path)
+    values: dict[str, Any] = {}
+    bases = content.get("base", [])
+    for base in [bases] if isinstance(bases, str) else bases:
+        values |= _load_profile(str(base), (*below, name))
+    for key, value in content.items():
+        if key not in _PROFILE_ONLY:
+            _check_key(key, str(path))
+            values[key] = _checked(key, value, str(path))
+    return values
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not readable as YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold lines of the form key: value.")
+    return content
+
+
+def _check_key(key: str, origin: str) -> None:
+    if key not in _RULES:
+        hint = _nearest(key, list(_RULES)) or f"; known keys: {', '.join(sorted(_RULES))}."
+        raise UserError(f"There is no key {key!r} ({origin}){hint}")
+
+
+def _checked(key: str, value: object, origin: str) -> object:
+    """The value in the type of its key, or UserError."""
+    field, rule = _RULES[key]
+    kinds = {part.strip() for part in str(field.type).replace("<class '", "").replace("'>", "").split("|")}
+    if key == "models" and isinstance(value, list):
+        value = ",".join(map(str, value))
+    wrong = f"{key} is {value!r} in {origin}, but must be"
+    if "bool" in kinds:
+        if not isinstance(value, bool):
+            raise UserError(f"{wrong} true or false.")
+        return value
+    if "int" in kinds or "float" in kinds:
+        if isinstance(value, str) and value in rule.words:
+            return value
+        number = "a whole number" if "int" in kinds else "a number"
+        expected = " ".join(filter(None, [number, _range(rule), "".join(f"or {word}" for word in rule.words)]))
+        if isinstance(value, str) and "float" in kinds:
+            # YAML 1.1 reads 1e-3 as a string.
+            try:
+                value = float(value)
+            except ValueError:
+                raise UserError(f"{wrong} {expected}.") from None
+        if isinstance(value, bool) or not isinstance(value, int | float) or ("int" in kinds and value != int(value)):
+            raise UserError(f"{wrong} {expected}.")
+        if not (rule.minimum <= value <= rule.maximum and value > rule.above and math.isfinite(value)):
+            raise UserError(f"{wrong} {expected}.")
+        return int(value) if "int" in kinds else float(value)
+    if isinstance(value, bool | int | float) and not rule.choices:
+        value = str(value)  # a run named 7
+    if not isinstance(value, str):
+        raise UserError(f"{wrong} text.")
+    if key == "run-name" and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
+        raise UserError(f"{wrong} up to 100 letters, digits, dots, dashes and underscores, starting with a letter or digit.")
+    if rule.choices:
+        for word in value.split(",") if key == "models" else [value]:
+            if word.strip() not in rule.choices:
+                near = _nearest(word.strip(), list(rule.choices))
+                several = "a comma-separated list of" if key == "models" else "one of"
+                raise UserError(f"{wrong} {several} {', '.join(rule.choices)}{near or '.'}")
+    return value
+
+
+def _range(rule: _Rule) -> str:
+    parts = []
+    if rule.above > -math.inf:
+        parts.append(f"above {rule.above:g}")
+    if rule.minimum > -math.inf:
+        parts.append(f"of at least {rule.minimum:g}")
+    if rule.maximum < math.inf:
+        parts.append(f"at most {rule.maximum:g}")
+    return " and ".join(parts)
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def _names() -> str:
+    return ", ".join(name for name, _ in profiles())
+
+
+def _kebab(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _snake(key: str) -> str:
+    return key.replace("-", "_")
+
+
+_RULES: dict[str, tuple[dataclasses.Field[Any], _Rule]] = {
+    _kebab(field.name): (field, field.metadata["rule"]) for field in dataclasses.fields(Config)
+}
+KEYS = tuple(_RULES)
+
+
+def keys_with_help() -> Iterator[tuple[str, object, str]]:
+    """Every key with its default and what it sets."""
+    for key, (field, rule) in _RULES.items():
+        values = f" ({', '.join(rule.choices)})" if rule.choices else ""
+        yield key, field.default if field.default != "" else '""', rule.help + values

@@ -1,0 +1,30 @@
+"""The data set of a simulation, divided among its clients; server and clients derive the same division from the config."""
+
+from common.config import Config, project_dir
+from common.data.datasets import Dataset, open_dataset
+from common.data.partition import ClientIndices, partition, smallest_client_rule
+
+
+def divide(config: Config, num_partitions: int) -> tuple[Dataset, list[ClientIndices]]:
+    """Open the data set (labels only, no image is decoded) and divide it among so many clients.
+
+    Raises UserError for data that is missing or cannot be divided so.
+    """
+    dataset = open_dataset(
+        config.dataset,
+        config.data_path,
+        project_dir=project_dir(),
+        max_samples_per_class=config.max_samples_per_class,
+        seed=config.seed,
+    )
+    parts = partition(
+        dataset.labels,
+        dataset.num_classes,
+        num_partitions,
+        config.partition,
+        classes_per_client=config.classes_per_client,
+        dirichlet_alpha=config.dirichlet_alpha,
+        min_samples=smallest_client_rule(config.dataset, num_partitions),
+        seed=config.seed,
+    )
+    return dataset, parts

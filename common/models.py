@@ -1,0 +1,112 @@
+"""The public architectures of the paper (appendix E, Tables 16 to 19) for any image size, channel and class count.
+
+Parameter counts are those of Table 20. "ResNet-10 / 12 / 18" count residual blocks of two convolutions, not layers.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from common.data.torchvision_shim import import_torchvision
+
+ImageShape = tuple[int, int, int]  # channels, height, width
+
+
+def lenet(shape: ImageShape, num_classes: int) -> nn.Module:
+    """LeNet-style model (Table 16); 239,856 parameters for 3 x 32 x 32 images of 100 classes."""
+    channels, height, width = shape
+    return nn.Sequential(
+        *_conv(channels, 16),
+        nn.MaxPool2d(2),
+        *_conv(16, 32),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        *_classifier(32 * (height // 4) * (width // 4), 108, num_classes),
+    )
+
+
+def vgg8(shape: ImageShape, num_classes: int) -> nn.Module:
+    """Simplified VGG8 (Table 18; its second linear layer takes 180 values); 274,664 parameters for CIFAR-100."""
+    channels, height, width = shape
+    blocks: list[nn.Module] = []
+    for before, after in ((channels, 16), (16, 32), (32, 64)):
+        blocks += [*_conv(before, after), *_conv(after, after), nn.MaxPool2d(2)]
+    return nn.Sequential(
+        *blocks,
+        nn.Flatten(),
+        *_classifier(64 * (height // 8) * (width // 8), 180, num_classes),
+    )
+
+
+def mlp(shape: ImageShape, num_classes: int) -> nn.Module:
+    """Three linear layers (Table 17); 408,100 parameters for CIFAR-100."""
+    channels, height, width = shape
+    return nn.Sequential(nn.Flatten(), *_classifier(channels * height * width, 128, num_classes))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions with biases, batch norm after each; a 1 x 1 convolution as shortcut where the width changes."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        stride = 1 if before == after else 2
+        self.conv1 = nn.Conv2d(before, after, 3, stride=stride, padding=1)
+        self.norm1 = nn.BatchNorm2d(after)
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1)
+        self.norm2 = nn.BatchNorm2d(after)
+        self.shortcut = nn.Identity() if before == after else nn.Conv2d(before, after, 1, stride=stride)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map [B, before, H, W] to [B, after, H / stride, W / stride]."""
+        inner = functional.relu(self.norm1(self.conv1(images)))
+        return functional.relu(self.norm2(self.conv2(inner)) + self.shortcut(images))
+
+
+def resnet(blocks: tuple[int, int, int], shape: ImageShape, num_classes: int) -> nn.Module:
+    """Residual network (Table 19): so many blocks of width 16, 32 and 64, average pooling, one linear layer."""
+    layers: list[nn.Module] = [nn.Conv2d(shape[0], 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()]
+    before = 16
+    for width, count in zip((16, 32, 64), blocks, strict=True):
+        for _ in range(count):
+            layers.append(ResidualBlock(before, width))
+            before = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, num_classes))
+
+
+def squeezenet(version: str, shape: ImageShape, num_classes: int) -> nn.Module:
+    """torchvision's SqueezeNet; 786,724 (1_0) and 773,796 (1_1) parameters for CIFAR-100."""
+    model: nn.Module = import_torchvision().models.squeezenet.SqueezeNet(version, num_classes=num_classes)
+    first = model.features[0]
+    if shape[0] != first.in_channels:
+        model.features[0] = nn.Conv2d(shape[0], first.out_channels, first.kernel_size, stride=first.stride)
+    return model
+
+
+def _conv(before: int, after: int) -> tuple[nn.Module, nn.Module]:
+    return nn.Conv2d(before, after, 3, padding=1), nn.ReLU()
+
+
+def _classifier(features: int, hidden: int, num_classes: int) -> tuple[nn.Module, ...]:
+    return nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, 64), nn.ReLU(), nn.Linear(64, num_classes)
+
+
+MODELS: dict[str, Callable[[ImageShape, int], nn.Module]] = {
+    "lenet": lenet,
+    "vgg8": vgg8,
+    "resnet10": partial(resnet, (3, 3, 4)),
+    "resnet12": partial(resnet, (1, 5, 6)),
+    "resnet18": partial(resnet, (6, 6, 6)),
+    "mlp": mlp,
+    "squeezenet1_0": partial(squeezenet, "1_0"),
+    "squeezenet1_1": partial(squeezenet, "1_1"),
+}
+
+
+def build_model(name: str, shape: ImageShape, num_classes: int, seed: int) -> nn.Module:
+    """Build a model with its ordinary initialisation, drawn from `seed` alone; the global generator stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return MODELS[name](shape, num_classes)

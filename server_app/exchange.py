@@ -1,0 +1,117 @@
+"""One exchange with a cohort: push the requests, hand on the replies as they arrive, end at the deadline or the quorum.
+
+Flower's own `send_and_receive` looks for replies every 3 s and returns them all at the end; this one does not wait.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+from flwr.app import Error, Message
+from flwr.serverapp import Grid
+
+_FIRST_PAUSE = 0.02  # seconds between looks for replies, at first
+_LONGEST_PAUSE = 0.5
+
+# Flower's error codes, by what happened.
+_ERROR_NAMES = {
+    1: "client-not-loadable",
+    2: "client-raised",
+    3: "message-unavailable",
+    4: "message-unavailable",
+    5: "node-unavailable",
+    6: "refused-by-mod",
+    7: "bad-app-bundle",
+    8: "client-crashed",
+}
+
+
+class Reject(Protocol):
+    """Notes that a client failed: its key, a short reason that is counted, a sentence for the log."""
+
+    def __call__(self, client: str, reason: str, detail: str) -> None: ...
+
+
+class Exchange:
+    """The requests of one exchange and their replies.
+
+    Parameters
+    ----------
+    grid: Flower's connection to the nodes.
+    requests: one message a client, under the client's key.
+    deadline: seconds after which missing replies count as late.
+    quorum: share of the clients (0 to 1] whose good replies end the exchange early.
+    """
+
+    def __init__(self, grid: Grid, requests: Mapping[str, Message], deadline: float, quorum: float, reject: Reject) -> None:
+        self._grid = grid
+        self._requests = requests
+        self._deadline = deadline
+        self._needed = math.ceil(quorum * len(requests))
+        self._note = reject
+        self._rejected: set[str] = set()
+
+    def reject(self, client: str, reason: str, detail: str) -> None:
+        """Count a client's reply as bad: it does not count towards the quorum."""
+        self._rejected.add(client)
+        self._note(client, reason, detail)
+
+    def replies(self) -> Iterator[tuple[str, Message]]:
+        """Yield each client's key and reply as it arrives; a failed client is rejected by name, not yielded.
+
+        A consumer that finds a yielded reply bad calls `reject` before it asks for the next.
+        """
+        ends = time.monotonic() + self._deadline
+        waiting: dict[str, str] = {}  # message id -> client key
+        identifiers = self._grid.push_messages(list(self._requests.values()))
+        for client, identifier in zip(self._requests, identifiers, strict=True):
+            if identifier:
+                waiting[identifier] = client
+            else:
+                self.reject(client, "not-sent", "Flower refused the message, most likely because the node is gone")
+        arrived: set[str] = set()
+        pause = _FIRST_PAUSE
+        while waiting:
+            messages = list(self._grid.pull_messages(list(waiting)))
+            for message in messages:
+                client = waiting.pop(message.metadata.reply_to_message_id)
+                if message.has_error():
+                    self.reject(client, *describe_error(message.error))
+                else:
+                    arrived.add(client)
+                    yield client, message
+            if len(arrived - self._rejected) >= self._needed or not waiting:
+                break
+            if time.monotonic() >= ends:
+                break
+            pause = _FIRST_PAUSE if messages else min(2 * pause, _LONGEST_PAUSE)
+            time.sleep(min(pause, max(ends - time.monotonic(), 0.0)))
+        for client in waiting.values():
+            self.reject(client, "late", "no reply came before the exchange ended")
+
+
+def describe_error(error: Error) -> tuple[str, str]:
+    """A short name and a sentence for an error reply."""
+    lines = (error.reason or "no reason given").strip().splitlines()
+    return _ERROR_NAMES.get(error.code, "unknown"), " ".join(line.strip() for line in lines)[:500]
+
+
+def wait_for_nodes(grid: Grid, at_least: int, timeout: float) -> list[int]:
+    """Wait until enough nodes are connected and no more have come for a moment; return their ids, sorted.
+
+    Raises TimeoutError with one sentence when fewer came within `timeout` seconds.
+    """
+    ends = time.monotonic() + timeout
+    before: list[int] = []
+    while True:
+        nodes = sorted(grid.get_node_ids())
+        if len(nodes) >= at_least and nodes == before:
+            return nodes
+        if time.monotonic() >= ends:
+            raise TimeoutError(
+                f"{len(nodes)} of at least {at_least} nodes (min-clients) connected within {timeout:g} s (deadline): "
+                "start more SuperNodes or lower min-clients."
+            )
+        before = nodes
+        time.sleep(_LONGEST_PAUSE)

@@ -1,0 +1,86 @@
+"""From the clients' deltas to optimizer steps on the hypernetwork (paper, Algorithm 1, lines "phi = ..." and "v_i = ...").
+
+With delta_i = theta_sent - theta_trained held constant, phi descends <theta_i(phi), delta_i>: its gradient is the
+vector-Jacobian product (d theta_i / d phi)^T delta_i. Pure PyTorch.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from server_app.hypernetwork import HyperNetwork
+
+SCHEDULES = ("joint", "per-client", "sequential")
+REDUCTIONS = ("sum", "mean")
+
+
+class HyperNetworkOptimizer:
+    """Adam on the trunk, the heads and the embeddings that the clients of a step touched.
+
+    Parameters
+    ----------
+    hn: the hypernetwork; clients may be registered before or after.
+    lr: learning rate of Adam (alpha in Algorithm 1).
+    schedule: `joint` takes one step with the deltas of the whole cohort; `per-client` takes one step a client, each
+        with its vector-Jacobian product at the phi that the step before left; `sequential` does the same, and its caller
+        also generates each client's weights from that phi (the authors' code), so it brings one delta at a time.
+    reduction: `sum` or `mean` over the clients of a joint step.
+    max_grad_norm: clip the norm of all gradients of a step together.
+
+    Raises ValueError for a schedule or reduction that is not listed above.
+    """
+
+    def __init__(
+        self,
+        hn: HyperNetwork,
+        lr: float = 2e-4,
+        schedule: str = "joint",
+        reduction: str = "sum",
+        max_grad_norm: float = 50.0,
+    ) -> None:
+        if schedule not in SCHEDULES:
+            raise ValueError(f"schedule is {schedule!r}, but must be one of {', '.join(SCHEDULES)}")
+        if reduction not in REDUCTIONS:
+            raise ValueError(f"reduction is {reduction!r}, but must be one of {', '.join(REDUCTIONS)}")
+        self.hn = hn
+        self.schedule = schedule
+        self.reduction = reduction
+        self.max_grad_norm = max_grad_norm
+        self.adam = torch.optim.Adam(hn.parameters(), lr=lr, fused=True)
+
+    def apply(self, deltas: Mapping[str, Tensor]) -> None:
+        """Move phi and the embeddings by the deltas [K_i] of these clients; everybody else's parameters stay.
+
+        Raises KeyError for an unknown client and ValueError for a delta of another length than K_i; then nothing moved.
+        """
+        for key, delta in deltas.items():
+            if delta.shape != (self.hn.num_params(key),):
+                expected = self.hn.num_params(key)
+                raise ValueError(f"client {key!r}: delta has shape {tuple(delta.shape)}, but must have ({expected},)")
+        if not deltas:
+            return
+        self._adopt_new_parameters()
+        if self.schedule == "joint":
+            # In sorted order, so that sums do not depend on which reply came first.
+            self._step({key: deltas[key] for key in sorted(deltas)})
+        else:
+            for key, delta in deltas.items():
+                self._step({key: delta})
+
+    def _step(self, deltas: Mapping[str, Tensor]) -> None:
+        weight = 1.0 / len(deltas) if self.reduction == "mean" else 1.0
+        thetas = self.hn.generate(list(deltas))
+        torch.autograd.backward(
+            thetas, grad_tensors=[delta.to(theta) * weight for delta, theta in zip(deltas.values(), thetas, strict=True)]
+        )
+        touched = [parameter for _, parameter in sorted(self.hn.named_parameters()) if parameter.grad is not None]
+        torch.nn.utils.clip_grad_norm_(touched, self.max_grad_norm)
+        self.adam.step()
+        # None, never zero: Adam would move a parameter with a zero gradient by its momentum.
+        self.adam.zero_grad(set_to_none=True)
+
+    def _adopt_new_parameters(self) -> None:
+        (group,) = self.adam.param_groups
+        known = set(map(id, group["params"]))
+        group["params"].extend(parameter for parameter in self.hn.parameters() if id(parameter) not in known)

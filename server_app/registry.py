@@ -1,0 +1,54 @@
+"""Who is known to the server: client key -> K and node, and the rules of admission."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from common.protocol import ProtocolError, Registration
+
+
+@dataclass
+class Client:
+    """A client as the server knows it."""
+
+    key: str
+    num_params: int  # K
+    node_id: int
+
+
+class Registry:
+    """The registered clients, found by key or by the node that they speak through."""
+
+    def __init__(self) -> None:
+        self._clients: dict[str, Client] = {}
+
+    def admit(self, registration: Registration, node_id: int, live_nodes: Collection[int]) -> Client:
+        """Register a client, or find the known one that comes back through another node.
+
+        Raises ProtocolError when a live node already holds the key, or when a known client changes its K.
+        """
+        known = self._clients.get(registration.client_key)
+        if known is None:
+            known = Client(registration.client_key, registration.num_params, node_id)
+            self._clients[known.key] = known
+        elif known.node_id != node_id and known.node_id in live_nodes:
+            raise ProtocolError("key-in-use", f"client key {known.key!r} is held by node {known.node_id}, which is connected")
+        elif known.num_params != registration.num_params:
+            raise ProtocolError(
+                "changed-size", f"num-params was {known.num_params} and is now {registration.num_params}: use a new client key"
+            )
+        known.node_id = node_id
+        return known
+
+    @property
+    def clients(self) -> list[Client]:
+        """All clients, sorted by key, numbers in their natural order."""
+        return sorted(self._clients.values(), key=lambda client: natural_order(client.key))
+
+    def nodes(self) -> set[int]:
+        """Ids of the nodes that some client speaks through."""
+        return {client.node_id for client in self._clients.values()}
+
+
+def natural_order(key: str) -> tuple[int, str]:
+    """Sort key that puts "2" before "10"."""
+    return len(key), key

@@ -1,0 +1,336 @@
+"""The round loop that all methods share, as a Flower Strategy on the Message API.
+
+A method says which vectors a client gets, which come back, and what they change; see `hypernet.py`, `local.py` and
+`fedavg.py`. Registration, cohorts, evaluation, failures and tracking are the same for all and live here.
+"""
+
+import random
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from logging import INFO, WARNING
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.common import log
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+from torch import Tensor
+
+from common import protocol
+from common.config import Config
+from common.errors import UserError
+from common.evaluation import Evaluation
+from common.protocol import Instructions, ProtocolError
+from server_app.exchange import Exchange
+from server_app.registry import Client, Registry, natural_order
+from server_app.tracking import Failure, RoundRecord, RunTracker
+
+Vectors = Mapping[str, Tensor]
+
+MAX_GRAD_NORM = 50.0  # of a client's gradients, as in the authors' code
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one client brought back from a round."""
+
+    vectors: Vectors
+    num_examples: int  # m_i
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a strategy is told about the run that it serves; `architecture_of` labels a client in tables and plots."""
+
+    config: Config
+    tracker: RunTracker
+    architecture_of: Callable[[Client], str]
+
+
+class RoundStrategy(Strategy):
+    """Base of all methods.
+
+    Accuracy "after round r" is that of the weights that round r's update led to. Where the weights of round r + 1 go out
+    anyway, the clients test them on arrival, so that evaluation costs no exchange of its own; the last round's are
+    tested when the final weights are handed over.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.config = run.config
+        self.tracker = run.tracker
+        self.registry = Registry()
+        self._refused: set[int] = set()  # nodes whose registration failed
+        self._record = RoundRecord(0, {}, {}, [], 0, 0, {})  # of the round under way
+        self._updates: dict[str, Update] = {}
+        self._evaluations: dict[str, Evaluation] = {}
+        self._exchange: Exchange | None = None
+
+    # What a method defines ------------------------------------------------------------------------------------------
+
+    def admit(self, client: Client) -> None:  # noqa: B027 -- most methods keep nothing a client
+        """Make room for a client that has just registered."""
+
+    @abstractmethod
+    def outgoing(self, clients: Sequence[Client]) -> dict[str, Vectors]:
+        """The vectors that each client gets, for training, evaluation and at the end; key = client key."""
+
+    @abstractmethod
+    def incoming(self, client: Client) -> Mapping[str, int]:
+        """Names and lengths of the vectors that a client sends back from training."""
+
+    @abstractmethod
+    def update(self, updates: Mapping[str, Update]) -> None:
+        """Use what the clients of a wave brought back; sorted by client, never empty."""
+
+    def waves(self, cohort: Sequence[Client]) -> list[Sequence[Client]]:
+        """Split a cohort into groups that train one after the other; an update follows each."""
+        return [cohort]
+
+    @property
+    def anchor(self) -> bool:
+        """Whether clients add what they receive to their architecture's seeded initialisation."""
+        return self.config.anchor
+
+    @property
+    def evaluates_on_arrival(self) -> bool:
+        """Whether the weights that go out for training are those that the round before led to."""
+        return True
+
+    # The loop -------------------------------------------------------------------------------------------------------
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run the federation; see Flower's Strategy. `timeout` is the deadline of one exchange in seconds.
+
+        `initial_arrays`, the two configs and `evaluate_fn` have no use here: weights are per client and tested there.
+        Raises UserError when fewer clients than `min-clients` could be registered.
+        """
+        self.summary()
+        result = Result()
+        generator = random.Random(self.config.seed)
+        waiting: RoundRecord | None = None  # the round whose weights are not tested yet
+        for server_round in range(1, num_rounds + 1):
+            self._record = RoundRecord(server_round, {}, {}, [], 0, 0, dict.fromkeys(("generate", "exchange", "update"), 0.0))
+            began = time.monotonic()
+            self._register_new_nodes(grid, timeout)
+            clients = self.registry.clients
+            cohort = sorted(
+                generator.sample(clients, max(1, round(self.config.participation * len(clients)))),
+                key=lambda client: natural_order(client.key),
+            )
+            test = waiting is not None and self._is_due(waiting.round, num_rounds)
+            on_arrival = test and self.evaluates_on_arrival
+            self._evaluations = {}
+            if test:
+                self._evaluate([client for client in clients if not on_arrival or client not in cohort], grid, timeout)
+            for wave in self.waves(cohort):
+                self._train(server_round, wave, on_arrival, grid, timeout)
+            if waiting:
+                self._publish(waiting, result)
+            waiting = self._record
+            waiting.seconds["total"] = time.monotonic() - began
+            if server_round == 1:
+                log(INFO, "Round 1 took %.1f s; a round's accuracy is known when the next one ends.", waiting.seconds["total"])
+        self._evaluations = {}
+        self._finish(grid, timeout)
+        assert waiting is not None
+        self._publish(waiting, result)
+        return result
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Requests for the clients named in `config["clients"]`; they test first where `config["evaluate"]` says so."""
+        return self._requests(protocol.PERSONAL, self._named(config), server_round, bool(config["evaluate"]))
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Check each reply as it arrives, then update once with all that are good."""
+        updates: dict[str, Update] = {}
+        for client, message in self._sorted_out(replies):
+            try:
+                result = protocol.decode_training_result(message.content)
+                vectors = protocol.decode_vectors(message.content, self.incoming(client))
+            except ProtocolError as error:
+                self._reject(client.key, error)
+                continue
+            updates[client.key] = Update(vectors, result.num_examples)
+            self._record.train_losses[client.key] = (result.train_loss, result.num_examples)
+            if result.evaluation:
+                self._evaluations[client.key] = result.evaluation
+        if updates:
+            with self._timed("update"):
+                # Sorted, so that the result does not depend on which reply came first.
+                self.update({key: updates[key] for key in sorted(updates, key=natural_order)})
+        else:
+            log(WARNING, "Round %d: no client brought a good update; nothing changes.", server_round)
+        return None, None
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Requests to test current weights, for the clients named in `config["clients"]`."""
+        return self._requests(protocol.EVALUATE, self._named(config), server_round, evaluate=True)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Collect the results of an evaluation exchange, or of the final one."""
+        for client, message in self._sorted_out(replies):
+            try:
+                self._evaluations[client.key] = protocol.decode_evaluation(message.content)
+            except ProtocolError as error:
+                self._reject(client.key, error)
+        return None
+
+    def summary(self) -> None:
+        """Log what runs."""
+        config = self.config
+        log(INFO, "%s on %s: %d rounds, results in %s", config.method, config.dataset, config.num_rounds, self.tracker.run_dir)
+
+    # Inside ---------------------------------------------------------------------------------------------------------
+
+    def _register_new_nodes(self, grid: Grid, timeout: float) -> None:
+        live = set(grid.get_node_ids())
+        self._refused &= live  # a node that went away may try again
+        new = sorted(live - self.registry.nodes() - self._refused)
+        if new:
+            requests = {
+                f"node {node}": Message(protocol.encode_greeting(), node, protocol.REGISTER, ttl=timeout) for node in new
+            }
+            known = {client.key for client in self.registry.clients}
+            self._exchange = Exchange(grid, requests, timeout, 1.0, self._fail)
+            for name, message in self._exchange.replies():
+                try:
+                    registration = protocol.decode_registration(message.content)
+                    self.registry.admit(registration, message.metadata.src_node_id, live)
+                except ProtocolError as error:
+                    self._exchange.reject(name, error.reason, error.detail)
+            self._refused |= set(new) - self.registry.nodes()
+            # In order of their keys, so that the outcome does not depend on who answered first.
+            for client in self.registry.clients:
+                if client.key not in known:
+                    self.admit(client)
+                    self.tracker.add_client(
+                        client.key, client.num_params, self.num_chunks(client), self.run.architecture_of(client)
+                    )
+            joined = len(self.registry.clients) - len(known)
+            log(INFO, "%d clients joined, %d in all.", joined, len(self.registry.clients))
+        if len(self.registry.clients) < self.config.min_clients:
+            raise UserError(
+                f"{len(self.registry.clients)} clients could be registered, but min-clients is {self.config.min_clients}; "
+                "the lines above name the reason of each node that could not."
+            )
+
+    def num_chunks(self, client: Client) -> int:
+        """Tau of a client (paper, section 3.2); 0 for methods without chunks."""
+        return 0
+
+    def _train(self, server_round: int, wave: Sequence[Client], evaluate: bool, grid: Grid, timeout: float) -> None:
+        config = ConfigRecord({"clients": [client.key for client in wave], "evaluate": evaluate})
+        requests = self.configure_train(server_round, ArrayRecord(), config, grid)
+        self._run(requests, wave, lambda replies: self.aggregate_train(server_round, replies), grid, timeout)
+
+    def _evaluate(self, clients: Sequence[Client], grid: Grid, timeout: float) -> None:
+        if clients:
+            server_round = self._record.round
+            config = ConfigRecord({"clients": [client.key for client in clients]})
+            requests = self.configure_evaluate(server_round, ArrayRecord(), config, grid)
+            self._run(requests, clients, lambda replies: self.aggregate_evaluate(server_round, replies), grid, timeout)
+
+    def _finish(self, grid: Grid, timeout: float) -> None:
+        clients = self.registry.clients
+        requests = self._requests(protocol.FINISH, clients, self._record.round, evaluate=True)
+        self._run(requests, clients, lambda replies: self.aggregate_evaluate(self._record.round, replies), grid, timeout)
+
+    def _run(
+        self,
+        requests: Iterable[Message],
+        clients: Sequence[Client],
+        consume: Callable[[Iterable[Message]], object],
+        grid: Grid,
+        timeout: float,
+    ) -> None:
+        """One exchange: its replies go to `consume` as they arrive."""
+        by_client = {client.key: message for client, message in zip(clients, requests, strict=True)}
+        self._record.bytes_down += sum(protocol.payload_bytes(message.content) for message in by_client.values())
+        self._exchange = Exchange(grid, by_client, timeout, self.config.quorum, self._fail)
+        began, updating = time.monotonic(), self._record.seconds["update"]
+        consume(message for _, message in self._exchange.replies())
+        updating = self._record.seconds["update"] - updating
+        self._record.seconds["exchange"] += time.monotonic() - began - updating
+
+    def _requests(self, message_type: str, clients: Sequence[Client], server_round: int, evaluate: bool) -> list[Message]:
+        with self._timed("generate"):
+            outgoing = self.outgoing(clients)
+        instructions = self._instructions(server_round, evaluate)
+        contents: list[RecordDict] = [protocol.encode_request(instructions, outgoing[client.key]) for client in clients]
+        return [
+            Message(content, client.node_id, message_type, ttl=self.config.deadline, group_id=str(server_round))
+            for content, client in zip(contents, clients, strict=True)
+        ]
+
+    def _instructions(self, server_round: int, evaluate: bool) -> Instructions:
+        config = self.config
+        return Instructions(
+            method=config.method,
+            run_name=config.run_name,
+            server_round=server_round,
+            seed=config.seed,
+            evaluate=evaluate,
+            anchor=self.anchor,
+            local_epochs=config.local_epochs,
+            batch_size=config.batch_size,
+            client_lr=config.client_lr,
+            client_momentum=config.client_momentum,
+            client_weight_decay=config.client_weight_decay,
+            max_grad_norm=MAX_GRAD_NORM,
+        )
+
+    def _named(self, config: ConfigRecord) -> list[Client]:
+        keys = config["clients"]
+        assert isinstance(keys, list)
+        return [client for client in self.registry.clients if client.key in keys]
+
+    def _sorted_out(self, replies: Iterable[Message]) -> Iterable[tuple[Client, Message]]:
+        """Each reply with the client that it is from."""
+        for message in replies:
+            self._record.bytes_up += protocol.payload_bytes(message.content)
+            node = message.metadata.src_node_id
+            yield next(client for client in self.registry.clients if client.node_id == node), message
+
+    def _reject(self, client: str, error: ProtocolError) -> None:
+        assert self._exchange is not None
+        self._exchange.reject(client, error.reason, error.detail)
+
+    def _fail(self, client: str, reason: str, detail: str) -> None:
+        log(WARNING, "Round %d: client %s: %s: %s", self._record.round, client, reason, detail)
+        self._record.failures.append(Failure(client, reason, detail))
+
+    def _is_due(self, server_round: int, num_rounds: int) -> bool:
+        return server_round % self.config.evaluate_every == 0 or server_round == num_rounds
+
+    def _publish(self, record: RoundRecord, result: Result) -> None:
+        record.evaluations.update(self._evaluations)
+        self.tracker.log_round(record)
+        log(INFO, "%s", self.tracker.progress_line(record))
+        total = sum(evaluation.total for evaluation in record.evaluations.values())
+        if total:
+            correct = sum(evaluation.correct for evaluation in record.evaluations.values())
+            result.evaluate_metrics_clientapp[record.round] = MetricRecord({"accuracy": correct / total})
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self._record.seconds[phase] = self._record.seconds.get(phase, 0.0) + time.monotonic() - began
