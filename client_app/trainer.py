@@ -3,7 +3,7 @@
 In simulation it lives in the worker process and plays every client whose messages come there.
 """
 
-from functools import lru_cache
+from functools import cache
 
 from flwr.app import ConfigRecordValues, Context, RecordDict
 
@@ -63,7 +63,7 @@ class Trainer:
 
 
 def trainer_for(context: Context) -> Trainer:
-    """The trainer of the site that this node plays; made once a process. Raises UserError when the site is not set up."""
+    """The trainer of the site that this node plays; made once a process. Raises UserError when it is not set up."""
     node = dict(context.node_config)
     if "partition-id" not in node or "num-partitions" not in node:
         raise UserError(
@@ -72,11 +72,13 @@ def trainer_for(context: Context) -> Trainer:
         )
     partition_id, num_partitions = int(node["partition-id"]), int(node["num-partitions"])
     if not 0 <= partition_id < num_partitions:
-        raise UserError(f"partition-id is {partition_id}, but must be from 0 to num-partitions - 1 = {num_partitions - 1}.")
+        raise UserError(
+            f"partition-id is {partition_id}, but must be from 0 to {num_partitions - 1} (num-partitions - 1)."
+        )
     return _trainer(tuple(sorted(context.run_config.items())), partition_id, num_partitions)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _trainer(run_config: tuple[tuple[str, ConfigRecordValues], ...], partition_id: int, num_partitions: int) -> Trainer:
     config = load_config(dict(run_config), origin="the run config")
     return Trainer(simulated_site(config, partition_id, num_partitions), config)

@@ -46,7 +46,7 @@ class SGDSettings:
 
 
 def train(model: nn.Module, samples: Samples, settings: SGDSettings, generator: torch.Generator) -> float:
-    """Train in place; return the mean loss over all samples of all epochs. `generator` draws the order of the samples."""
+    """Train in place; return the mean loss over all samples and epochs. `generator` draws the order of the samples."""
     model.train()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(

@@ -1,4 +1,7 @@
-"""The console script `mh-pfedhn`: `run`, `report`, `profiles`. It drives Flower's own commands and adds an honest exit status."""
+"""The console script `mh-pfedhn`: `run`, `report`, `profiles`.
+
+`run` drives Flower's own commands and adds what they lack: checks before the start and an honest exit status.
+"""
 
 import argparse
 import contextlib
@@ -34,11 +37,13 @@ _QUIET = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point. Returns 0 for success, 1 for a run that failed, 2 for a mistake in what was asked."""
-    parser = argparse.ArgumentParser(prog="mh-pfedhn", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="mh-pfedhn", description="Personalised federated learning for parties whose models differ."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run a federation, simulated on this machine unless --superlink is given")
-    run.add_argument("profile", nargs="?", metavar="PROFILE", help=f"see `mh-pfedhn profiles`; default {DEFAULT_PROFILE}")
-    run.add_argument("-c", dest="overrides", action="append", nargs="+", default=[], metavar="KEY=VALUE", help="set a key")
+    run.add_argument("profile", nargs="?", metavar="PROFILE", help=f"default {DEFAULT_PROFILE}; see `profiles`")
+    run.add_argument("-c", dest="overrides", action="append", nargs="+", default=[], metavar="KEY=VALUE")
     run.add_argument("--superlink", metavar="NAME", help="a connection of Flower's config.toml to a running SuperLink")
     run.set_defaults(handle=_run)
     report = commands.add_parser("report", help="draw the report of a run again from its files")
@@ -131,7 +136,10 @@ def _stream(command: list[str], environment: dict[str, str]) -> str | None:
     """Run Flower, pass its log on, return the id of the run."""
     run_id = None
     environment = environment | {"PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as flower:
+    flower = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
+    with flower:
         assert flower.stdout is not None
         try:
             for line in flower.stdout:
@@ -161,13 +169,14 @@ def _status(run_id: str, superlink: str, environment: dict[str, str]) -> str:
 
 @contextlib.contextmanager
 def _local_superlink() -> Iterator[tuple[str, dict[str, str]]]:
-    """A SuperLink of our own for one simulation; Flower's shared one would keep the environment of whoever came first."""
+    """A SuperLink for one simulation; Flower's shared one would keep the environment of whoever started it."""
     with tempfile.TemporaryDirectory(prefix="mh-pfedhn-") as home:
         environment = dict(os.environ) | _QUIET | {"FLWR_HOME": home}
         environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
         port = _free_port()
         Path(home, "config.toml").write_text(
-            f'[superlink]\ndefault = "simulation"\n\n[superlink.simulation]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
+            '[superlink]\ndefault = "simulation"\n\n'
+            f'[superlink.simulation]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
         )
         command = [_tool("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
         command += ["--host", "127.0.0.1", "--port", str(port)]

@@ -1,4 +1,4 @@
-"""A run's configuration: flat kebab-case keys, from a profile (conf/*.yaml) and overrides, checked before anything starts.
+"""A run's configuration: flat kebab-case keys, from a profile (conf/*.yaml) and overrides, checked before a run starts.
 
 The same keys serve YAML profiles, `[tool.flwr.app.config]`, `flwr run -c` and `mh-pfedhn run -c`.
 """
@@ -288,7 +288,7 @@ def _checked(key: str, value: object, origin: str) -> object:
     if not isinstance(value, str):
         raise UserError(f"{wrong} text.")
     if key == "run-name" and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
-        raise UserError(f"{wrong} up to 100 letters, digits, dots, dashes and underscores, starting with a letter or digit.")
+        raise UserError(f"{wrong} up to 100 letters, digits, dots, dashes or underscores, a letter or digit first.")
     if rule.choices:
         for word in value.split(",") if key == "models" else [value]:
             if word.strip() not in rule.choices:

@@ -5,6 +5,7 @@ Parameter counts are those of Table 20. "ResNet-10 / 12 / 18" count residual blo
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ def mlp(shape: ImageShape, num_classes: int) -> nn.Module:
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions with biases, batch norm after each; a 1 x 1 convolution as shortcut where the width changes."""
+    """Two biased 3 x 3 convolutions with batch norm; a biased 1 x 1 convolution as shortcut where the width changes."""
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
@@ -78,10 +79,11 @@ def resnet(blocks: tuple[int, int, int], shape: ImageShape, num_classes: int) ->
 
 def squeezenet(version: str, shape: ImageShape, num_classes: int) -> nn.Module:
     """torchvision's SqueezeNet; 786,724 (1_0) and 773,796 (1_1) parameters for CIFAR-100."""
-    model: nn.Module = import_torchvision().models.squeezenet.SqueezeNet(version, num_classes=num_classes)
+    model: Any = import_torchvision().models.squeezenet.SqueezeNet(version, num_classes=num_classes)
     first = model.features[0]
     if shape[0] != first.in_channels:
         model.features[0] = nn.Conv2d(shape[0], first.out_channels, first.kernel_size, stride=first.stride)
+    assert isinstance(model, nn.Module)
     return model
 
 

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,7 +95,7 @@ def decode_registration(content: RecordDict) -> Registration:
     """Unpack and check a registration. Raises ProtocolError."""
     record = content.config_records.get(_REGISTRATION)
     if record is None or set(record) != {"client-key", "num-params"}:
-        raise ProtocolError("malformed", "a registration holds client-key and num-params, nothing more and nothing less")
+        raise ProtocolError("malformed", "a registration holds client-key and num-params, no more and no less")
     key, num_params = record["client-key"], record["num-params"]
     if not isinstance(key, str) or not _CLIENT_KEY.fullmatch(key):
         raise ProtocolError("malformed", "a client-key is 1 to 64 letters, digits, dots, dashes and underscores")
@@ -135,7 +136,8 @@ def check_version(record: ConfigRecord) -> None:
     version = record.get("protocol-version")
     if version != VERSION:
         raise ProtocolError(
-            "version", f"the other side speaks protocol version {version!r} and this one {VERSION}: install the same release"
+            "version",
+            f"the other side speaks protocol version {version!r}, this one {VERSION}: install the same release",
         )
 
 
@@ -202,7 +204,7 @@ def _decode_vector(name: str, array: Array, length: int) -> Tensor:
     if array.dtype != "float32":
         raise ProtocolError("wrong-dtype", f"vector {name!r} is {array.dtype}, but must be float32")
     if tuple(array.shape) != (length,):
-        raise ProtocolError("wrong-length", f"vector {name!r} has shape {tuple(array.shape)}, but must have ({length},)")
+        raise ProtocolError("wrong-length", f"vector {name!r} has shape {tuple(array.shape)}, not ({length},)")
     values = _parse_npy(array.data)
     if values is None or values.dtype != np.float32 or values.shape != (length,):
         raise ProtocolError("malformed", f"the bytes of vector {name!r} are not the {length} float32 values they claim")
@@ -227,7 +229,7 @@ def _parse_npy(data: bytes) -> np.ndarray | None:
         return None
 
 
-def _evaluation_metrics(evaluation: Evaluation) -> dict[str, int | float]:
+def _evaluation_metrics(evaluation: Evaluation) -> dict[str, Any]:
     return {"correct": evaluation.correct, "total": evaluation.total, "loss": evaluation.loss}
 
 
@@ -261,5 +263,5 @@ def _finite(metrics: MetricRecord, key: str) -> float:
     return value
 
 
-def _kebab(values: Mapping[str, bool | int | float | str]) -> dict[str, bool | int | float | str]:
+def _kebab(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name.replace("_", "-"): value for name, value in values.items()}

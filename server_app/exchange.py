@@ -28,9 +28,10 @@ _ERROR_NAMES = {
 
 
 class Reject(Protocol):
-    """Notes that a client failed: its key, a short reason that is counted, a sentence for the log."""
+    """Notes that a client failed."""
 
-    def __call__(self, client: str, reason: str, detail: str) -> None: ...
+    def __call__(self, client: str, reason: str, detail: str) -> None:
+        """Take the client's key, a short reason that is counted, and a sentence for the log."""
 
 
 class Exchange:
@@ -44,7 +45,9 @@ class Exchange:
     quorum: share of the clients (0 to 1] whose good replies end the exchange early.
     """
 
-    def __init__(self, grid: Grid, requests: Mapping[str, Message], deadline: float, quorum: float, reject: Reject) -> None:
+    def __init__(
+        self, grid: Grid, requests: Mapping[str, Message], deadline: float, quorum: float, reject: Reject
+    ) -> None:
         self._grid = grid
         self._requests = requests
         self._deadline = deadline

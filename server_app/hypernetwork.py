@@ -1,4 +1,4 @@
-"""The server's hypernetwork (paper, section 3.2 and Equation 3): shared trunk, one head for each tau, one embedding a client.
+"""The server's hypernetwork (paper, section 3.2, Equation 3): shared trunk, a head for each tau, an embedding a client.
 
 Notation of the paper: K parameters of a client's model, N values a chunk, tau = ceil(K / N) chunks, E the size of an
 embedding vector, H the hidden size. Pure PyTorch; nothing here knows about Flower or about a client's architecture.
@@ -78,7 +78,7 @@ class HyperNetwork(nn.Module):
             raise ValueError(f"client {key!r}: num_params is {num_params}, but a model has at least 1 parameter")
         known = self._num_params.setdefault(key, num_params)
         if known != num_params:
-            raise ValueError(f"client {key!r} is registered with num_params {known} and cannot change it to {num_params}")
+            raise ValueError(f"client {key!r} is registered with num_params {known}, which cannot become {num_params}")
         tau = self.num_chunks(key)
         if _name(key) not in self.embeddings:
             embedding = torch.empty(tau, self.embedding_dim)
@@ -113,7 +113,8 @@ class HyperNetwork(nn.Module):
 
     def embedding(self, key: str) -> Parameter:
         """The client's embedding vectors, one row a chunk. Shape [tau, E]."""
-        return self.embeddings[_name(key)]
+        embedding: Parameter = self.embeddings[_name(key)]
+        return embedding
 
     def head(self, num_chunks: int) -> Head:
         """The head shared by all clients with this tau, whatever the order in which they arrived."""

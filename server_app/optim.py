@@ -1,4 +1,4 @@
-"""From the clients' deltas to optimizer steps on the hypernetwork (paper, Algorithm 1, lines "phi = ..." and "v_i = ...").
+"""From the clients' deltas to optimizer steps on the hypernetwork (paper, Algorithm 1, lines "phi =" and "v_i =").
 
 With delta_i = theta_sent - theta_trained held constant, phi descends <theta_i(phi), delta_i>: its gradient is the
 vector-Jacobian product (d theta_i / d phi)^T delta_i. Pure PyTorch.
@@ -23,8 +23,8 @@ class HyperNetworkOptimizer:
     hn: the hypernetwork; clients may be registered before or after.
     lr: learning rate of Adam (alpha in Algorithm 1).
     schedule: `joint` takes one step with the deltas of the whole cohort; `per-client` takes one step a client, each
-        with its vector-Jacobian product at the phi that the step before left; `sequential` does the same, and its caller
-        also generates each client's weights from that phi (the authors' code), so it brings one delta at a time.
+        with its vector-Jacobian product at the phi that the step before left; `sequential` does the same, and its
+        caller also generates each client's weights from that phi (the authors' code): one delta at a time.
     reduction: `sum` or `mean` over the clients of a joint step.
     max_grad_norm: clip the norm of all gradients of a step together.
 
@@ -71,9 +71,8 @@ class HyperNetworkOptimizer:
     def _step(self, deltas: Mapping[str, Tensor]) -> None:
         weight = 1.0 / len(deltas) if self.reduction == "mean" else 1.0
         thetas = self.hn.generate(list(deltas))
-        torch.autograd.backward(
-            thetas, grad_tensors=[delta.to(theta) * weight for delta, theta in zip(deltas.values(), thetas, strict=True)]
-        )
+        constants = [weight * delta.to(theta) for delta, theta in zip(deltas.values(), thetas, strict=True)]
+        torch.autograd.backward(thetas, grad_tensors=constants)
         touched = [parameter for _, parameter in sorted(self.hn.named_parameters()) if parameter.grad is not None]
         torch.nn.utils.clip_grad_norm_(touched, self.max_grad_norm)
         self.adam.step()

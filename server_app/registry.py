@@ -31,10 +31,13 @@ class Registry:
             known = Client(registration.client_key, registration.num_params, node_id)
             self._clients[known.key] = known
         elif known.node_id != node_id and known.node_id in live_nodes:
-            raise ProtocolError("key-in-use", f"client key {known.key!r} is held by node {known.node_id}, which is connected")
+            raise ProtocolError(
+                "key-in-use", f"client key {known.key!r} is held by node {known.node_id}, still connected"
+            )
         elif known.num_params != registration.num_params:
             raise ProtocolError(
-                "changed-size", f"num-params was {known.num_params} and is now {registration.num_params}: use a new client key"
+                "changed-size",
+                f"num-params was {known.num_params} and is now {registration.num_params}: use a new client key",
             )
         known.node_id = node_id
         return known

@@ -1,7 +1,7 @@
 """MH-pFedHN's client (paper, Algorithm 1, ClientUpdate): train the weights that came, return delta = sent - trained.
 
-With `anchor`, the model starts at theta_0 + theta_i, where theta_0 is the architecture's seeded initialisation; delta is
-the same, so the server need not know.
+With `anchor`, the model starts at theta_0 + theta_i, where theta_0 is the architecture's seeded initialisation; delta
+is the same, so the server need not know.
 """
 
 from collections.abc import Mapping

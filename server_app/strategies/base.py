@@ -25,6 +25,7 @@ from common.evaluation import Evaluation
 from common.protocol import Instructions, ProtocolError
 from server_app.exchange import Exchange
 from server_app.registry import Client, Registry, natural_order
+from server_app.report import PHASES
 from server_app.tracking import Failure, RoundRecord, RunTracker
 
 Vectors = Mapping[str, Tensor]
@@ -52,9 +53,9 @@ class Run:
 class RoundStrategy(Strategy):
     """Base of all methods.
 
-    Accuracy "after round r" is that of the weights that round r's update led to. Where the weights of round r + 1 go out
-    anyway, the clients test them on arrival, so that evaluation costs no exchange of its own; the last round's are
-    tested when the final weights are handed over.
+    Accuracy "after round r" is that of the weights that round r's update led to. They go out for round r + 1 anyway, so
+    the clients test them on arrival and evaluation costs no exchange of its own; the last round's are tested when the
+    final weights are handed over.
     """
 
     def __init__(self, run: Run) -> None:
@@ -63,14 +64,14 @@ class RoundStrategy(Strategy):
         self.tracker = run.tracker
         self.registry = Registry()
         self._refused: set[int] = set()  # nodes whose registration failed
-        self._record = RoundRecord(0, {}, {}, [], 0, 0, {})  # of the round under way
+        self._record = RoundRecord(0)  # of the round under way
         self._updates: dict[str, Update] = {}
         self._evaluations: dict[str, Evaluation] = {}
         self._exchange: Exchange | None = None
 
     # What a method defines ------------------------------------------------------------------------------------------
 
-    def admit(self, client: Client) -> None:  # noqa: B027 -- most methods keep nothing a client
+    def admit(self, client: Client) -> None:
         """Make room for a client that has just registered."""
 
     @abstractmethod
@@ -121,7 +122,7 @@ class RoundStrategy(Strategy):
         generator = random.Random(self.config.seed)
         waiting: RoundRecord | None = None  # the round whose weights are not tested yet
         for server_round in range(1, num_rounds + 1):
-            self._record = RoundRecord(server_round, {}, {}, [], 0, 0, dict.fromkeys(("generate", "exchange", "update"), 0.0))
+            self._record = RoundRecord(server_round, seconds=dict.fromkeys(PHASES, 0.0))
             began = time.monotonic()
             self._register_new_nodes(grid, timeout)
             clients = self.registry.clients
@@ -141,7 +142,8 @@ class RoundStrategy(Strategy):
             waiting = self._record
             waiting.seconds["total"] = time.monotonic() - began
             if server_round == 1:
-                log(INFO, "Round 1 took %.1f s; a round's accuracy is known when the next one ends.", waiting.seconds["total"])
+                took = waiting.seconds["total"]
+                log(INFO, "Round 1 took %.1f s; the accuracy after a round is known when the next one ends.", took)
         self._evaluations = {}
         self._finish(grid, timeout)
         assert waiting is not None
@@ -195,8 +197,8 @@ class RoundStrategy(Strategy):
 
     def summary(self) -> None:
         """Log what runs."""
-        config = self.config
-        log(INFO, "%s on %s: %d rounds, results in %s", config.method, config.dataset, config.num_rounds, self.tracker.run_dir)
+        told = self.config.method, self.config.dataset, self.config.num_rounds, self.tracker.run_dir
+        log(INFO, "%s on %s: %d rounds, results in %s", *told)
 
     # Inside ---------------------------------------------------------------------------------------------------------
 
@@ -205,9 +207,8 @@ class RoundStrategy(Strategy):
         self._refused &= live  # a node that went away may try again
         new = sorted(live - self.registry.nodes() - self._refused)
         if new:
-            requests = {
-                f"node {node}": Message(protocol.encode_greeting(), node, protocol.REGISTER, ttl=timeout) for node in new
-            }
+            greeting = protocol.encode_greeting()
+            requests = {f"node {node}": Message(greeting, node, protocol.REGISTER, ttl=timeout) for node in new}
             known = {client.key for client in self.registry.clients}
             self._exchange = Exchange(grid, requests, timeout, 1.0, self._fail)
             for name, message in self._exchange.replies():
@@ -228,8 +229,8 @@ class RoundStrategy(Strategy):
             log(INFO, "%d clients joined, %d in all.", joined, len(self.registry.clients))
         if len(self.registry.clients) < self.config.min_clients:
             raise UserError(
-                f"{len(self.registry.clients)} clients could be registered, but min-clients is {self.config.min_clients}; "
-                "the lines above name the reason of each node that could not."
+                f"{len(self.registry.clients)} clients could be registered, but min-clients is "
+                f"{self.config.min_clients}; the lines above name the reason of each node that could not."
             )
 
     def num_chunks(self, client: Client) -> int:
@@ -249,9 +250,9 @@ class RoundStrategy(Strategy):
             self._run(requests, clients, lambda replies: self.aggregate_evaluate(server_round, replies), grid, timeout)
 
     def _finish(self, grid: Grid, timeout: float) -> None:
-        clients = self.registry.clients
-        requests = self._requests(protocol.FINISH, clients, self._record.round, evaluate=True)
-        self._run(requests, clients, lambda replies: self.aggregate_evaluate(self._record.round, replies), grid, timeout)
+        clients, server_round = self.registry.clients, self._record.round
+        requests = self._requests(protocol.FINISH, clients, server_round, evaluate=True)
+        self._run(requests, clients, lambda replies: self.aggregate_evaluate(server_round, replies), grid, timeout)
 
     def _run(
         self,
@@ -270,7 +271,9 @@ class RoundStrategy(Strategy):
         updating = self._record.seconds["update"] - updating
         self._record.seconds["exchange"] += time.monotonic() - began - updating
 
-    def _requests(self, message_type: str, clients: Sequence[Client], server_round: int, evaluate: bool) -> list[Message]:
+    def _requests(
+        self, message_type: str, clients: Sequence[Client], server_round: int, evaluate: bool
+    ) -> list[Message]:
         with self._timed("generate"):
             outgoing = self.outgoing(clients)
         instructions = self._instructions(server_round, evaluate)

@@ -46,5 +46,5 @@ class FedAvgStrategy(RoundStrategy):
             groups.setdefault(len(update.vectors[DELTA]), []).append(update)
         for num_params, group in groups.items():
             total = sum(update.num_examples for update in group)
-            for update in group:
-                self.averages[num_params] = self.averages[num_params] - update.num_examples / total * update.vectors[DELTA]
+            mean = sum(update.num_examples / total * update.vectors[DELTA] for update in group)
+            self.averages[num_params] = self.averages[num_params] - mean

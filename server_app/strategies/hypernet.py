@@ -1,4 +1,4 @@
-"""MH-pFedHN (paper, section 3.2, Algorithm 1): the server generates every client's weights and learns from their deltas."""
+"""MH-pFedHN (paper, section 3.2, Algorithm 1): the server generates all weights and learns from the deltas."""
 
 import random
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Local: every client trains alone, as often as the others do; the server only counts. A lower bound for all methods."""
+"""Local: every client trains alone, as often as with the other methods; the server only counts."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,0 +1,355 @@
+"""The files, numbers and lines that a run leaves, on cases small enough to work out by hand."""
+
+import csv
+import json
+import math
+
+import pytest
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from common.errors import UserError
+from common.evaluation import Evaluation
+from server_app import tracking
+from server_app.report import final_table
+from server_app.tracking import Failure, RoundRecord, RunTracker, round_metrics
+
+CONFIG = {"run-name": "small", "method": "mh-pfedhn", "dataset": "cifar10", "num-rounds": 4, "anchor": True}
+SECONDS = {"generate": 0.5, "exchange": 2.0, "update": 1.0, "total": 4.0}
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def drawings(monkeypatch, clock):
+    """Replaces drawing by a note of when it happened; `drawings.length` is how long one takes."""
+
+    class Drawings(list):
+        length = 0.0
+
+    drawings = Drawings()
+
+    def draw(run_dir):
+        drawings.append(clock.now)
+        clock.now += drawings.length
+
+    monkeypatch.setattr(tracking, "write_report", draw)
+    return drawings
+
+
+@pytest.fixture
+def tracker(tmp_path, clock, drawings):
+    tracker = RunTracker(tmp_path / "small", CONFIG, num_rounds=4, clock=clock)
+    tracker.add_client("a", 1000, 2, "lenet")
+    tracker.add_client("b", 1000, 2, "lenet")
+    tracker.add_client("c", 2500, 5, "mlp")
+    return tracker
+
+
+def record(number, correct=(), **changes):
+    """A round in which a, b and c got so many of their 10, 10 and 20 test samples right."""
+    evaluations = {
+        key: Evaluation(right, total, loss)
+        for key, right, total, loss in zip("abc", correct, (10, 10, 20), (1.0, 2.0, 0.5), strict=False)
+    }
+    values = {
+        "train_losses": {"a": (1.0, 30), "b": (2.0, 10)},
+        "failures": [Failure("c", "late", "no reply within 5 s")],
+        "bytes_down": 100,
+        "bytes_up": 40,
+        "seconds": dict(SECONDS),
+    }
+    return RoundRecord(number, evaluations, **(values | changes))
+
+
+def read_strictly(text):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def lines_of(tracker):
+    return [read_strictly(line) for line in (tracker.run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def rows_of(tracker):
+    with (tracker.run_dir / "clients.csv").open(newline="") as file:
+        return {row["client"]: row for row in csv.DictReader(file)}
+
+
+# --- Aggregates ---
+
+
+def test_round_metrics_of_three_clients():
+    line = round_metrics(record(3, correct=(2, 6, 20)))
+    assert line == {
+        "round": 3,
+        "accuracy": 0.7,  # 28 of 40
+        "accuracy-mean": 0.6,  # of 0.2, 0.6 and 1.0
+        "accuracy-std": pytest.approx(math.sqrt(0.32 / 3), abs=1e-6),  # of the population
+        "accuracy-worst10": 0.2,
+        "loss": 1.0,  # (10 * 1 + 10 * 2 + 20 * 0.5) / 40
+        "train-loss": 1.25,  # (30 * 1 + 10 * 2) / 40
+        "clients": 2,
+        "failures": {"late": 1},
+        "bytes-down": 100,
+        "bytes-up": 40,
+        "seconds": SECONDS,
+        "client-accuracy": {"a": 0.2, "b": 0.6, "c": 1.0},
+        "client-train-loss": {"a": 1.0, "b": 2.0},
+        "failure-list": [{"client": "c", "reason": "late", "detail": "no reply within 5 s"}],
+    }
+
+
+@pytest.mark.parametrize(("clients", "expected"), [(1, 0.0), (19, 0.0), (20, 0.005), (30, 0.01)])
+def test_worst_tenth_is_rounded_down_but_never_empty(clients, expected):
+    evaluations = {str(i): Evaluation(i, 100, 1.0) for i in range(clients)}  # accuracies 0.00, 0.01, 0.02 ...
+    assert round_metrics(RoundRecord(1, evaluations))["accuracy-worst10"] == expected
+
+
+def test_round_without_evaluation_or_training_has_nulls():
+    line = round_metrics(RoundRecord(2))
+    empty = ("accuracy", "accuracy-mean", "accuracy-std", "accuracy-worst10", "loss", "train-loss")
+    assert {key: line[key] for key in empty} == dict.fromkeys(empty)
+    assert line["client-accuracy"] == {}
+    assert line["seconds"] == {"generate": 0.0, "exchange": 0.0, "update": 0.0, "total": 0.0}
+
+
+def test_failures_are_counted_by_reason():
+    failures = [Failure("a", "late", ""), Failure("b", "not-finite", ""), Failure("c", "late", "")]
+    assert round_metrics(RoundRecord(1, failures=failures))["failures"] == {"late": 2, "not-finite": 1}
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_losses_that_are_not_finite_are_null_in_the_file(tracker, loss):
+    tracker.log_round(
+        record(1, train_losses={"a": (loss, 30)}) if loss is math.inf else RoundRecord(1, {"a": Evaluation(1, 2, loss)})
+    )
+    (line,) = lines_of(tracker)
+    assert line["loss"] is None
+    assert line["train-loss"] is None
+
+
+# --- Files ---
+
+
+def test_a_finished_run_has_every_promised_file(tmp_path):
+    tracker = RunTracker(tmp_path / "small", CONFIG, num_rounds=1)
+    tracker.add_client("a", 1000, 2, "lenet")
+    tracker.set_class_counts({"a": [3, 0]}, ["cat", "dog"])
+    tracker.log_round(RoundRecord(1, {"a": Evaluation(1, 2, 0.7)}))
+    tracker.finish()
+    assert {path.name for path in tracker.run_dir.iterdir()} == {
+        "config.yaml",
+        "metrics.jsonl",
+        "clients.csv",
+        "partition.json",
+        "summary.json",
+        "curves.png",
+        "report.html",
+        "tensorboard",
+    }
+    assert yaml.safe_load((tracker.run_dir / "config.yaml").read_text()) == CONFIG
+    assert read_strictly((tracker.run_dir / "partition.json").read_text()) == {
+        "class-names": ["cat", "dog"],
+        "clients": {"a": [3, 0]},
+    }
+
+
+def test_a_line_is_on_disk_as_soon_as_its_round_is_logged(tracker, clock):
+    tracker.log_round(record(1, correct=(1, 2, 3)))
+    clock.now += 2.5
+    tracker.log_round(record(2))
+    assert [(line["round"], line["accuracy"], line["wall-seconds"]) for line in lines_of(tracker)] == [
+        (1, 0.15, 0.0),
+        (2, None, 2.5),
+    ]
+
+
+def test_clients_table(tracker):
+    tracker.log_round(record(1, correct=(5, 9, 10)))
+    tracker.log_round(record(2, correct=(7, 8, 10), train_losses={"b": (1.0, 12)}))
+    rows = rows_of(tracker)
+    assert list(rows) == ["a", "b", "c"]
+    assert rows["b"] == {
+        "client": "b",
+        "architecture": "lenet",
+        "num-params": "1000",
+        "chunks": "2",
+        "train-samples": "12",
+        "test-samples": "10",
+        "last-accuracy": "0.8",
+        "best-accuracy": "0.9",
+        "best-round": "1",
+        "rounds-trained": "2",
+        "failures": "0",
+    }
+    assert (rows["a"]["best-round"], rows["a"]["rounds-trained"]) == ("2", "1")
+    # Reaching the best accuracy again does not move its round.
+    assert (rows["c"]["best-round"], rows["c"]["failures"], rows["c"]["train-samples"]) == ("1", "2", "")
+
+
+def test_a_node_that_fails_before_it_is_admitted_is_recorded(tracker):
+    tracker.log_round(RoundRecord(1, failures=[Failure("node 7", "malformed", "no num-params")]))
+    assert lines_of(tracker)[0]["failures"] == {"malformed": 1}
+    assert "node 7" not in rows_of(tracker)
+
+
+def test_summary_has_best_and_last_round(tracker, clock):
+    tracker.log_round(record(1, correct=(2, 2, 4)))  # weighted 0.2, mean 0.2
+    tracker.log_round(record(2, correct=(4, 4, 18)))  # weighted 0.65, mean 0.5667
+    tracker.log_round(record(3, correct=(10, 6, 8)))  # weighted 0.6, mean 0.6667
+    clock.now += 60
+    tracker.log_round(record(4))
+    summary = tracker.finish()
+    assert summary == {
+        "best-accuracy": 0.65,
+        "best-round": 2,
+        "last-accuracy": 0.6,
+        "last-round": 3,
+        "best-accuracy-mean": 0.666667,
+        "last-accuracy-mean": 0.666667,
+        "last-accuracy-std": pytest.approx(math.sqrt((1 / 9 + 1 / 225 + 16 / 225) / 3), abs=1e-6),
+        "last-accuracy-worst10": 0.4,
+        "last-accuracy-by-architecture": {"lenet": 0.8, "mlp": 0.4},
+        "rounds": 4,
+        "wall-seconds": 60.0,
+        "bytes-down": 400,
+        "bytes-up": 160,
+        "clients": 3,
+        "method": "mh-pfedhn",
+        "config": CONFIG,
+    }
+    assert read_strictly((tracker.run_dir / "summary.json").read_text()) == summary
+
+
+def test_tensorboard_events(tracker):
+    tracker.log_round(record(1, correct=(2, 6, 20)))
+    tracker.log_round(record(2))
+    tracker.finish()
+    events = EventAccumulator(str(tracker.run_dir / "tensorboard")).Reload()
+    assert set(events.Tags()["scalars"]) == {
+        *("accuracy", "accuracy-mean", "accuracy-worst10", "loss", "train-loss", "bytes/down", "bytes/up"),
+        *("seconds/generate", "seconds/exchange", "seconds/update", "seconds/total"),
+        *("accuracy-by-architecture/lenet", "accuracy-by-architecture/mlp"),
+    }
+    assert [(event.step, event.value) for event in events.Scalars("accuracy")] == [(1, pytest.approx(0.7))]
+    assert events.Scalars("accuracy-by-architecture/lenet")[0].value == pytest.approx(0.4)
+    assert len(events.Scalars("train-loss")) == 2
+
+
+# --- Folders that already hold a run ---
+
+
+def test_a_second_run_does_not_append_to_the_first(tracker):
+    tracker.log_round(record(1))
+    before = (tracker.run_dir / "config.yaml").read_text()
+    with pytest.raises(UserError, match=r"already holds a run: choose another `run-name`"):
+        RunTracker(tracker.run_dir, CONFIG | {"method": "fedavg"}, num_rounds=4)
+    assert (tracker.run_dir / "config.yaml").read_text() == before
+    assert len(lines_of(tracker)) == 1
+
+
+# --- Drawing now and then ---
+
+
+def test_drawing_waits_twenty_times_its_own_length(tracker, clock, drawings):
+    drawings.length = 2.0
+    start = clock.now
+    for number in range(1, 101):
+        tracker.log_round(record(number))
+        clock.now += 1.0
+    # Drawn from 0 to 2, then not before 2 + 40; the rounds are logged a second apart.
+    assert [moment - start for moment in drawings] == [0, 42, 84]
+    tracker.finish()
+    assert len(drawings) == 4
+
+
+def test_a_drawing_that_fails_does_not_end_the_run(tracker, monkeypatch, caplog):
+    calls = []
+
+    def fail(run_dir):
+        calls.append(run_dir)
+        raise OSError("no space left")
+
+    monkeypatch.setattr(tracking, "write_report", fail)
+    tracker.log_round(record(1))
+    tracker.log_round(record(2))
+    assert len(calls) == 1
+    assert "could not draw the report" in caplog.text
+    assert tracker.finish()["rounds"] == 2
+    assert len(calls) == 2
+
+
+# --- The console ---
+
+
+def test_progress_line(tracker, clock):
+    first = record(1, correct=(2, 6, 20))
+    tracker.log_round(first)
+    assert tracker.progress_line(first) == (
+        "round   1/4 | accuracy 0.700 (mean 0.600, worst 10 % 0.200) | train loss 1.250 | 2/3 clients | 4.0 s"
+        " | failed: c (late) | 12 s left"
+    )
+    clock.now += 60
+    second = record(2, failures=[])
+    tracker.log_round(second)
+    # Mean of the 4 s that the first round says it took and the 60 s since it was logged, for two more rounds.
+    assert tracker.progress_line(second) == (
+        "round   2/4 | not evaluated | train loss 1.250 | 2/2 clients | 4.0 s | 1 min 04 s left"
+    )
+
+
+def test_time_left_follows_recent_rounds(tracker, clock):
+    tracker.num_rounds = 1020
+    for number in range(1, 21):
+        clock.now += 100 if number <= 10 else 5
+        latest = record(number, failures=[])
+        tracker.log_round(latest)
+    assert tracker.progress_line(latest).endswith("| 1 h 23 min left")  # 1000 rounds of 5 s
+
+
+def test_last_progress_line_has_no_time_left(tracker):
+    last = record(4, train_losses={}, failures=[])
+    tracker.log_round(last)
+    assert tracker.progress_line(last) == "round   4/4 | not evaluated | train loss – | 0/0 clients | 4.0 s"
+
+
+def test_progress_line_names_only_a_few_failures(tracker):
+    many = record(1, failures=[Failure(str(i), "late", "") for i in range(8)])
+    tracker.log_round(many)
+    assert "failed: 0 (late), 1 (late), 2 (late), 3 (late), 4 (late), 3 more |" in tracker.progress_line(many)
+
+
+def test_final_table(tracker):
+    tracker.add_client("d", 3000, 6, "mlp")
+    tracker.log_round(record(1, correct=(4, 6, 20)))
+    tracker.log_round(record(2, correct=(2, 6, 16)))
+    assert final_table(tracker.run_dir).splitlines() == [
+        "architecture  clients               K  chunks  last accuracy  best accuracy",
+        "---------------------------------------------------------------------------",
+        "lenet               2           1,000       2          0.400          0.500",
+        "mlp                 2  2,500 to 3,000  5 to 6          0.800          1.000",
+        "---------------------------------------------------------------------------",
+        "all                 4                                  0.533          0.667",
+        "(means over clients)",
+        "over all test samples: best accuracy 0.750 in round 1, last 0.600 in round 2",
+    ]
+
+
+def test_final_table_of_a_run_that_was_never_evaluated(tracker):
+    tracker.log_round(record(1))
+    assert final_table(tracker.run_dir).endswith("no round was evaluated")
+    assert tracker.finish()["best-accuracy"] is None
