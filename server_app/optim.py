@@ -70,14 +70,15 @@ class HyperNetworkOptimizer:
 
     def _step(self, deltas: Mapping[str, Tensor]) -> None:
         weight = 1.0 / len(deltas) if self.reduction == "mean" else 1.0
+        # None, never zero: Adam would move a parameter with a zero gradient by its momentum.
+        self.adam.zero_grad(set_to_none=True)
         thetas = self.hn.generate(list(deltas))
         constants = [weight * delta.to(theta) for delta, theta in zip(deltas.values(), thetas, strict=True)]
         torch.autograd.backward(thetas, grad_tensors=constants)
         touched = [parameter for _, parameter in sorted(self.hn.named_parameters()) if parameter.grad is not None]
         torch.nn.utils.clip_grad_norm_(touched, self.max_grad_norm)
         self.adam.step()
-        # None, never zero: Adam would move a parameter with a zero gradient by its momentum.
-        self.adam.zero_grad(set_to_none=True)
+        self.adam.zero_grad(set_to_none=True)  # gradients are as large as the network: do not hold them between rounds
 
     def _adopt_new_parameters(self) -> None:
         (group,) = self.adam.param_groups
