@@ -32,7 +32,13 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Everything is installed in this environment already.
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    # Ray announces this change of a default at every start.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+# Flower's log lines: a coloured level, a colon, the text.
+_LOG_LINE = re.compile(r"^\x1b\[\d+m(?P<level>[A-Z]+) *\x1b\[0m: +(?P<text>.*)$", re.DOTALL)
+# What Flower says about federation sizes, which this script has chosen.
+_NOISE = ("default simulated SuperNodes changed", "To change federation size", "flwr federation simulation-config")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -145,11 +151,20 @@ def _stream(command: list[str], environment: dict[str, str]) -> str | None:
             for line in flower.stdout:
                 if started := re.search(r"Successfully started run (\d+)", line):
                     run_id = started[1]
-                print(line, end="", flush=True)
+                if not any(noise in line for noise in _NOISE):
+                    print(_plain(line), end="", flush=True)
         except KeyboardInterrupt:
             flower.terminate()
             print("\nmh-pfedhn: interrupted; what was computed so far is in the run's folder.", file=sys.stderr)
     return run_id
+
+
+def _plain(line: str) -> str:
+    """A line of Flower's log without colours, and without a level that says nothing."""
+    found = _LOG_LINE.match(line)
+    if not found:
+        return line
+    return found["text"] if found["level"] == "INFO" else f"{found['level']}: {found['text']}"
 
 
 def _status(run_id: str, superlink: str, environment: dict[str, str]) -> str:

@@ -4,6 +4,7 @@ Flower's own `send_and_receive` looks for replies every 3 s and returns them all
 """
 
 import math
+import re
 import time
 from collections.abc import Iterator, Mapping
 from typing import Protocol
@@ -13,6 +14,9 @@ from flwr.serverapp import Grid
 
 _FIRST_PAUSE = 0.02  # seconds between looks for replies, at first
 _LONGEST_PAUSE = 0.5
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_RAY_PREAMBLE = "Exception ClientAppException occurred. Message: "
 
 # Flower's error codes, by what happened.
 _ERROR_NAMES = {
@@ -96,8 +100,10 @@ class Exchange:
 
 def describe_error(error: Error) -> tuple[str, str]:
     """A short name and a sentence for an error reply."""
-    lines = (error.reason or "no reason given").strip().splitlines()
-    return _ERROR_NAMES.get(error.code, "unknown"), " ".join(line.strip() for line in lines)[:500]
+    reason = _COLOUR.sub("", error.reason or "no reason given")
+    # In a simulation the client's own words come after a page of Ray's.
+    words = reason.rpartition(_RAY_PREAMBLE)[2].split()
+    return _ERROR_NAMES.get(error.code, "unknown"), " ".join(words)[:500]
 
 
 def wait_for_nodes(grid: Grid, at_least: int, timeout: float) -> list[int]:

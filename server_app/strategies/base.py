@@ -30,6 +30,8 @@ from server_app.tracking import Failure, RoundRecord, RunTracker
 
 Vectors = Mapping[str, Tensor]
 
+_START_PATIENCE = 300.0  # seconds
+_TTL_MARGIN = 60.0  # seconds that Flower keeps a message beyond the deadline, so that it is ours that ends an exchange
 MAX_GRAD_NORM = 50.0  # of a client's gradients, as in the authors' code
 
 
@@ -144,9 +146,11 @@ class RoundStrategy(Strategy):
             if server_round == 1:
                 took = waiting.seconds["total"]
                 log(INFO, "Round 1 took %.1f s; the accuracy after a round is known when the next one ends.", took)
-        self._evaluations = {}
-        self._finish(grid, timeout)
         assert waiting is not None
+        self._evaluations = {}
+        began = time.monotonic()
+        self._finish(grid, timeout)
+        waiting.seconds["total"] += time.monotonic() - began
         self._publish(waiting, result)
         return result
 
@@ -208,9 +212,16 @@ class RoundStrategy(Strategy):
         new = sorted(live - self.registry.nodes() - self._refused)
         if new:
             greeting = protocol.encode_greeting()
-            requests = {f"node {node}": Message(greeting, node, protocol.REGISTER, ttl=timeout) for node in new}
+            requests = {
+                f"node {node}": Message(
+                    greeting, node, protocol.REGISTER, ttl=max(timeout, _START_PATIENCE) + _TTL_MARGIN
+                )
+                for node in new
+            }
             known = {client.key for client in self.registry.clients}
-            self._exchange = Exchange(grid, requests, timeout, 1.0, self._fail)
+            # The first exchange of a simulation waits for its workers to start, whatever the deadline of a round.
+            patience = timeout if self.registry.clients else max(timeout, _START_PATIENCE)
+            self._exchange = Exchange(grid, requests, patience, 1.0, self._fail)
             for name, message in self._exchange.replies():
                 try:
                     registration = protocol.decode_registration(message.content)
@@ -279,7 +290,13 @@ class RoundStrategy(Strategy):
         instructions = self._instructions(server_round, evaluate)
         contents: list[RecordDict] = [protocol.encode_request(instructions, outgoing[client.key]) for client in clients]
         return [
-            Message(content, client.node_id, message_type, ttl=self.config.deadline, group_id=str(server_round))
+            Message(
+                content,
+                client.node_id,
+                message_type,
+                ttl=self.config.deadline + _TTL_MARGIN,
+                group_id=str(server_round),
+            )
             for content, client in zip(contents, clients, strict=True)
         ]
 
@@ -324,7 +341,10 @@ class RoundStrategy(Strategy):
         return server_round % self.config.evaluate_every == 0 or server_round == num_rounds
 
     def _publish(self, record: RoundRecord, result: Result) -> None:
-        record.evaluations.update(self._evaluations)
+        # Sorted, so that nothing in the record depends on who answered first.
+        record.evaluations = dict(sorted(self._evaluations.items(), key=lambda item: natural_order(item[0])))
+        record.train_losses = dict(sorted(record.train_losses.items(), key=lambda item: natural_order(item[0])))
+        record.failures.sort(key=lambda failure: natural_order(failure.client))
         self.tracker.log_round(record)
         log(INFO, "%s", self.tracker.progress_line(record))
         total = sum(evaluation.total for evaluation in record.evaluations.values())
