@@ -38,6 +38,7 @@ RUNS: dict[str, tuple[list[str], list[float | None]]] = {
         ["schedule=sequential", "hn-lr=0.0002", *PAPER],
         [0.07, 0.15, 0.25, 0.43],
     ),
+    "per-client, anchor": (["schedule=per-client", "hn-lr=0.0002"], [None] * 4),
     "per-client, no anchor": (["schedule=per-client", "hn-lr=0.0002", *PAPER], [None] * 4),
     "local": (["method=local"], [0.30, 0.40, 0.42, None]),
 }

@@ -122,7 +122,7 @@ def _run_with_flower(config: Config, superlink: str, arguments: list[str], envir
         # JSON's strings, numbers and booleans are TOML's.
         settings.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in config.to_dict().items()))
         command = [_tool("flwr"), "run", str(APP_DIR), superlink, "--stream", "-c", str(settings), *arguments]
-        run_id = _stream(command, environment)
+        run_id = _stream(command, superlink, environment)
     if run_id is None:
         print("mh-pfedhn: Flower did not start the run; its own words are above.", file=sys.stderr)
         return 1
@@ -138,8 +138,8 @@ def _run_with_flower(config: Config, superlink: str, arguments: list[str], envir
     return 0
 
 
-def _stream(command: list[str], environment: dict[str, str]) -> str | None:
-    """Run Flower, pass its log on, return the id of the run."""
+def _stream(command: list[str], superlink: str, environment: dict[str, str]) -> str | None:
+    """Run Flower, pass its log on, return the id of the run; stop the run when the user interrupts."""
     run_id = None
     environment = environment | {"PYTHONUNBUFFERED": "1"}
     flower = subprocess.Popen(
@@ -155,7 +155,9 @@ def _stream(command: list[str], environment: dict[str, str]) -> str | None:
                     print(_plain(line), end="", flush=True)
         except KeyboardInterrupt:
             flower.terminate()
-            print("\nmh-pfedhn: interrupted; what was computed so far is in the run's folder.", file=sys.stderr)
+            if run_id:
+                subprocess.run([_tool("flwr"), "stop", run_id, superlink], env=environment, check=False)
+            print("mh-pfedhn: interrupted; what was computed so far is in the run's folder.", file=sys.stderr)
     return run_id
 
 

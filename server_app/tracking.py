@@ -120,10 +120,12 @@ class RunTracker:
     def log_round(self, record: RoundRecord) -> None:
         """Append the round to `metrics.jsonl` and the event files, and redraw the report if it is due."""
         now = self._clock()
-        # The first round has no predecessor to measure from, and start-up time says nothing about rounds.
-        self._round_seconds.append(
-            record.seconds.get("total", 0.0) if self._last_logged is None else now - self._last_logged
-        )
+        if self._last_logged is None:
+            self._round_seconds.append(record.seconds.get("total", 0.0))
+        else:
+            if record.round == 2:
+                self._round_seconds.clear()  # the first round also started the workers
+            self._round_seconds.append(now - self._last_logged)
         self._last_logged = now
         line = round_metrics(record) | {"wall-seconds": round(now - self._started, 3)}
         for key, (_, samples) in record.train_losses.items():

@@ -306,9 +306,9 @@ def test_progress_line(tracker, clock):
     clock.now += 60
     second = record(2, failures=[])
     tracker.log_round(second)
-    # Mean of the 4 s that the first round says it took and the 60 s since it was logged, for two more rounds.
+    # Two more rounds of 60 s, the time since the first was logged.
     assert tracker.progress_line(second) == (
-        "round   2/4 | not evaluated | train loss 1.250 | 2/2 clients | 4.0 s | 1 min 04 s left"
+        "round   2/4 | not evaluated | train loss 1.250 | 2/2 clients | 4.0 s | 2 min 00 s left"
     )
 
 

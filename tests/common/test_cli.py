@@ -1,0 +1,145 @@
+"""What `mh-pfedhn` says to mistakes, without starting Flower: exit status 2 and one line."""
+
+import subprocess
+
+import pytest
+
+from common.cli import main
+from common.config import KEYS, profiles
+
+MISTAKE = 2
+
+
+@pytest.fixture(autouse=True)
+def _nothing_starts(monkeypatch, tmp_path):
+    """A mistake must be found before any process is started; relative folders are the test's own."""
+    monkeypatch.chdir(tmp_path)
+
+    def refuse(*arguments, **options):
+        pytest.fail(f"a process was started: {arguments}")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+
+
+@pytest.fixture
+def complaint(capsys):
+    """Run the command with a mistake and return the one line that it writes to stderr."""
+
+    def run(*arguments):
+        assert main(arguments) == MISTAKE
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.startswith("mh-pfedhn: ")
+        assert captured.err.endswith("\n")
+        assert captured.err.count("\n") == 1
+        return captured.err.removeprefix("mh-pfedhn: ").removesuffix("\n")
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["-c", "num-round=3"], ["'num-round'", "did you mean 'num-rounds'?"]),
+        (["-c", "num-rounds=0"], ["num-rounds is 0", "whole number of at least 1"]),
+        (["-c", "num-rounds=many"], ["num-rounds is 'many'"]),
+        (["-c", "anchor=perhaps"], ["anchor is 'perhaps'", "true or false"]),
+        (["-c", "schedule=jiont"], ["schedule is 'jiont'", "'joint'"]),
+        (["-c", "models=lenet,vg8"], ["models is 'lenet,vg8'", "'vgg8'"]),
+        (["-c", "run-name=a/b"], ["run-name is 'a/b'"]),
+        (["-c", "num-rounds"], ["'num-rounds'", "key=value"]),
+        (["-c", "seed=1", "num-rounds=0"], ["num-rounds is 0"]),
+        (["-c", "num-rounds=0", "-c", "seed=1"], ["num-rounds is 0"]),
+        (["cifra100"], ["'cifra100'", "'cifar100'"]),
+        (["nowhere.yaml"], ["'nowhere.yaml'"]),
+        (["-c", "profile=cifra100"], ["'cifra100'", "'cifar100'"]),
+        (["paper-code"], ["'paper-code'", "cifar100+paper-code"]),
+        (["-c", "num-clients=3", "min-clients=4"], ["num-clients is 3", "min-clients is 4"]),
+        (["--superlink", "anywhere", "-c", "num-rounds=0"], ["num-rounds is 0"]),
+    ],
+)
+def test_a_mistake_in_what_is_asked_ends_with_2_and_one_line(complaint, arguments, parts):
+    message = complaint("run", *arguments)
+    for part in parts:
+        assert part in message
+
+
+def test_a_mistake_in_a_profile_of_the_users_own_names_the_file(complaint, tmp_path):
+    (tmp_path / "mine.yaml").write_text("base: cifar10\nnum-rounds: 0\n")
+    message = complaint("run", "mine.yaml")
+    assert "num-rounds is 0" in message
+    assert "mine.yaml" in message
+
+
+def test_the_profile_before_the_options_wins(complaint):
+    assert "'first'" in complaint("run", "first", "-c", "profile=second")
+
+
+def test_missing_data_ends_with_2_and_says_where_it_was_looked_for_and_how_to_get_it(complaint, tmp_path):
+    message = complaint("run", "-c", "dataset=cifar10", f"data-dir={tmp_path}")
+    assert "'cifar10' is missing" in message
+    assert str(tmp_path) in message
+    assert "download=True" in message
+
+
+def test_a_relative_data_folder_starts_where_the_command_is_given(complaint, tmp_path):
+    assert str(tmp_path / "images") in complaint("run", "-c", "dataset=cifar10", "data-dir=images")
+
+
+def test_a_run_folder_that_holds_a_run_is_not_written_again(complaint, tmp_path):
+    folder = tmp_path / "results" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text("{}\n")
+    message = complaint("run", "-c", "run-name=mine")
+    assert str(folder) in message
+    assert "run-name" in message
+    other = tmp_path / "elsewhere" / "mine"
+    other.mkdir(parents=True)
+    (other / "metrics.jsonl").write_text("{}\n")
+    assert str(other) in complaint("run", "-c", "run-name=mine", "results-dir=elsewhere")
+
+
+def test_a_mistake_leaves_no_files_behind(complaint, tmp_path):
+    complaint("run", "-c", "dataset=cifar10", f"data-dir={tmp_path}", "run-name=mine")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: None, lambda path: path.write_text("")])
+def test_report_on_what_is_no_run_ends_with_2_and_names_it(complaint, tmp_path, make):
+    make(tmp_path / "here")
+    assert str(tmp_path / "here") in complaint("report", str(tmp_path / "here"))
+
+
+def test_report_on_a_run_of_no_rounds_ends_with_2(complaint, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("")
+    assert str(tmp_path / "metrics.jsonl") in complaint("report", str(tmp_path))
+
+
+def test_profiles_lists_every_profile_with_its_description_and_every_key(capsys):
+    assert main(["profiles"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    lines = captured.out.splitlines()
+    for name, description in profiles():
+        assert any(line.split(maxsplit=1) == [name, description] for line in lines)
+    listed = {line.split(" = ")[0].strip() for line in lines if " = " in line}
+    assert set(KEYS) <= listed
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["train"], ["run", "--no-such-option"], ["run", "-c"], ["run", "one", "two"], ["report"], ["profiles", "x"]],
+)
+def test_a_wrong_command_line_ends_with_2_and_the_usage(capsys, arguments):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == MISTAKE
+    assert "usage: mh-pfedhn" in capsys.readouterr().err
+
+
+def test_help_ends_with_0(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f"    {command} " in text for command in ("run", "report", "profiles"))
