@@ -137,7 +137,7 @@ class Config:
 
     def named(self) -> "Config":
         """The same settings with a `run-name`, made up from method, profile and time when none is set."""
-        profile = re.sub(r"[^A-Za-z0-9]+", "-", Path(self.profile).stem)
+        profile = re.sub(r"[^A-Za-z0-9]+", "-", Path(self.profile).stem)[:60]
         return dataclasses.replace(
             self, run_name=self.run_name or f"{self.method}-{profile}-{time.strftime('%Y%m%d-%H%M%S')}"
         )
@@ -175,8 +175,10 @@ def load_config(overrides: Mapping[str, object], *, origin: str = "the command l
     if not isinstance(profile, str):
         raise UserError(f"profile is {profile!r} in {origin}, but must be a name; known profiles: {_names()}.")
     values: dict[str, Any] = {}
-    for name in profile.split("+"):
-        values |= _load_profile(name.strip())
+    # Where every key is given, as `mh-pfedhn run` does, the profile adds nothing, and may be a file of another machine.
+    if not set(KEYS) <= set(given):
+        for name in profile.split("+"):
+            values |= _load_profile(name.strip())
     values |= {key: _checked(key, value, origin) for key, value in given.items()}
     config = Config(**{_snake(key): value for key, value in values.items() if key not in _PROFILE_ONLY})
     config = dataclasses.replace(config, profile=profile)
@@ -202,14 +204,14 @@ def parse_overrides(items: list[str]) -> dict[str, object]:
         if not separator:
             raise UserError(f"-c {item!r} is not of the form key=value, such as -c num-rounds=20.")
         _check_key(key, "the command line")
-        overrides[key] = _scalar(text)
+        overrides[key] = text if _RULES[key][0].type is str else _scalar(text)
     return overrides
 
 
 def _scalar(text: str) -> object:
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: a date that is none
         return text
     if isinstance(value, str):
         try:
@@ -221,38 +223,46 @@ def _scalar(text: str) -> object:
 
 def _load_profile(name: str, below: tuple[str, ...] = ()) -> dict[str, Any]:
     """The settings of a profile: a name in conf/ or the path of a YAML file, over those of its `base`."""
+    known = [known for known, _ in profiles()]
     path = Path(name) if name.endswith((".yaml", ".yml")) else PROFILES_DIR / f"{name}.yaml"
-    if not path.is_file():
-        near = _nearest(name, [known for known, _ in profiles()])
-        others = f"Known profiles: {_names()}; the path of a .yaml file works too."
-        raise UserError(f"There is no profile {name!r}{near or '.'} {others}")
+    if name not in known and not (path == Path(name) and path.is_file()):
+        others = f"known profiles: {', '.join(known)}; the path of a .yaml file works too"
+        raise UserError(f"There is no profile {name!r}{_nearest(name, known)} ({others}).")
     if name in below:
         raise UserError(f"Profile {name!r} is its own base: {' -> '.join((*below, name))}.")
     content = _read_yaml(path)
     values: dict[str, Any] = {}
     bases = content.get("base", [])
-    for base in [bases] if isinstance(bases, str) else bases:
-        values |= _load_profile(str(base), (*below, name))
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise UserError(f"base is {bases!r} in {path}, but must be the name of a profile or a list of names.")
+    for base in bases:
+        # A file beside this one, or a name in conf/.
+        beside = str(path.parent / base) if base.endswith((".yaml", ".yml")) else base
+        values |= _load_profile(beside, (*below, name))
     for key, value in content.items():
-        if key not in _PROFILE_ONLY:
-            _check_key(key, str(path))
-            values[key] = _checked(key, value, str(path))
+        if key in _PROFILE_ONLY or value == "":
+            continue
+        if key == "profile":
+            raise UserError(f"profile is set in {path}, which is one itself; use base to build on another.")
+        _check_key(key, str(path))
+        values[key] = _checked(key, value, str(path))
     return values
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are no text, a date that is none
         raise UserError(f"{path} is not readable as YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold lines of the form key: value.")
     return content
 
 
-def _check_key(key: str, origin: str) -> None:
+def _check_key(key: object, origin: str) -> None:
     if key not in _RULES:
-        hint = _nearest(key, list(_RULES)) or f"; known keys: {', '.join(sorted(_RULES))}."
+        hint = _nearest(str(key), list(_RULES)) or f"; known keys: {', '.join(sorted(_RULES))}."
         raise UserError(f"There is no key {key!r} ({origin}){hint}")
 
 
@@ -278,9 +288,11 @@ def _checked(key: str, value: object, origin: str) -> object:
                 value = float(value)
             except ValueError:
                 raise UserError(f"{wrong} {expected}.") from None
-        if isinstance(value, bool) or not isinstance(value, int | float) or ("int" in kinds and value != int(value)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
             raise UserError(f"{wrong} {expected}.")
-        if not (rule.minimum <= value <= rule.maximum and value > rule.above and math.isfinite(value)):
+        if "int" in kinds and value != int(value):
+            raise UserError(f"{wrong} {expected}.")
+        if not (rule.minimum <= value <= rule.maximum and value > rule.above):
             raise UserError(f"{wrong} {expected}.")
         return int(value) if "int" in kinds else float(value)
     if isinstance(value, bool | int | float) and not rule.choices:
@@ -298,14 +310,21 @@ def _checked(key: str, value: object, origin: str) -> object:
     return value
 
 
+def _is_finite(value: int | float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float can hold
+        return False
+
+
 def _range(rule: _Rule) -> str:
     parts = []
     if rule.above > -math.inf:
-        parts.append(f"above {rule.above:g}")
+        parts.append(f"above {rule.above:.12g}")
     if rule.minimum > -math.inf:
-        parts.append(f"of at least {rule.minimum:g}")
+        parts.append(f"of at least {rule.minimum:.12g}")
     if rule.maximum < math.inf:
-        parts.append(f"at most {rule.maximum:g}")
+        parts.append(f"at most {rule.maximum:.12g}")
     return " and ".join(parts)
 
 

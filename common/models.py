@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.data.torchvision_shim import import_torchvision
+from common.errors import UserError
 
 ImageShape = tuple[int, int, int]  # channels, height, width
 
@@ -80,9 +81,12 @@ def resnet(blocks: tuple[int, int, int], shape: ImageShape, num_classes: int) ->
 def squeezenet(version: str, shape: ImageShape, num_classes: int) -> nn.Module:
     """torchvision's SqueezeNet; 786,724 (1_0) and 773,796 (1_1) parameters for CIFAR-100."""
     model: Any = import_torchvision().models.squeezenet.SqueezeNet(version, num_classes=num_classes)
-    first = model.features[0]
+    first: Any = model.features[0]
     if shape[0] != first.in_channels:
-        model.features[0] = nn.Conv2d(shape[0], first.out_channels, first.kernel_size, stride=first.stride)
+        first = nn.Conv2d(shape[0], first.out_channels, first.kernel_size, stride=first.stride)
+        nn.init.kaiming_uniform_(first.weight)  # as torchvision does
+        nn.init.constant_(first.bias, 0.0)
+        model.features[0] = first
     assert isinstance(model, nn.Module)
     return model
 
@@ -107,8 +111,21 @@ MODELS: dict[str, Callable[[ImageShape, int], nn.Module]] = {
 }
 
 
+# Pixels a side below which pooling leaves nothing.
+_SMALLEST_IMAGES = {"lenet": 4, "vgg8": 8, "squeezenet1_0": 21, "squeezenet1_1": 17}
+
+
 def build_model(name: str, shape: ImageShape, num_classes: int, seed: int) -> nn.Module:
-    """Build a model with its ordinary initialisation, drawn from `seed` alone; the global generator stays as it was."""
+    """Build a model with its ordinary initialisation, drawn from `seed` alone; the global generator stays as it was.
+
+    Raises UserError for images that are too small for the model.
+    """
+    smallest = _SMALLEST_IMAGES.get(name, 1)
+    if min(shape[1:]) < smallest:
+        raise UserError(
+            f"The images are {shape[1]} x {shape[2]} pixels, but model {name!r} needs at least {smallest} x {smallest}: "
+            "choose other models or larger images."
+        )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return MODELS[name](shape, num_classes)

@@ -49,7 +49,7 @@ def complaint(capsys):
         (["-c", "run-name=a/b"], ["run-name is 'a/b'"]),
         (["-c", "num-rounds"], ["'num-rounds'", "key=value"]),
         (["-c", "seed=1", "num-rounds=0"], ["num-rounds is 0"]),
-        (["-c", "num-rounds=0", "-c", "seed=1"], ["num-rounds is 0"]),
+        (["-c", "seed=1", "-c", "num-rounds=0"], ["num-rounds is 0"]),
         (["cifra100"], ["'cifra100'", "'cifar100'"]),
         (["nowhere.yaml"], ["'nowhere.yaml'"]),
         (["-c", "profile=cifra100"], ["'cifra100'", "'cifar100'"]),

@@ -97,6 +97,14 @@ def test_patterns_choose_by_name(include, exclude, expected):
     assert vector.size == len(expected)
 
 
+def test_a_pattern_must_match_the_whole_name():
+    model = nn.Module()
+    model.register_parameter("scale", nn.Parameter(values(1, 2)))
+    model.register_parameter("scales", nn.Parameter(values(3)))
+    assert ParameterVector(model, include=("scale",)).names == ("scale",)
+    assert ParameterVector(model, exclude=("scale",)).names == ("scales",)
+
+
 def test_write_leaves_parameters_outside_the_vector_alone():
     model = small_model()
     ParameterVector(model, include=("head.*",)).write(values(0, 0, 0, 0))
