@@ -95,13 +95,19 @@ class HyperNetwork(nn.Module):
         Raises KeyError for a client that is not registered.
         """
         theta: dict[str, Tensor] = {}
-        for tau, members in self._by_num_chunks(keys).items():
-            embeddings = torch.stack([self.embedding(key) for key in members], dim=1)  # [tau, n, E]
-            chunks: Tensor = self.head(tau)(self.trunk(embeddings))  # [tau, n, N]
-            vectors = chunks.transpose(0, 1).flatten(start_dim=1)  # [n, tau * N]
+        for members, vectors in self.generate_by_head(keys):
             for key, vector in zip(members, vectors.unbind(), strict=True):
                 theta[key] = vector[: self.num_params(key)]  # [K_i]
         return [theta[key] for key in keys]
+
+    def generate_by_head(self, keys: Iterable[str]) -> list[tuple[list[str], Tensor]]:
+        """For each tau, its clients and their vectors [n, tau * N] before they are cut to K_i, with graph."""
+        groups = []
+        for tau, members in self._by_num_chunks(keys).items():
+            embeddings = torch.stack([self.embedding(key) for key in members], dim=1)  # [tau, n, E]
+            chunks: Tensor = self.head(tau)(self.trunk(embeddings))  # [tau, n, N]
+            groups.append((members, chunks.transpose(0, 1).flatten(start_dim=1)))
+        return groups
 
     def num_params(self, key: str) -> int:
         """K: the number of parameters that the client asked for. Raises KeyError for an unknown client."""

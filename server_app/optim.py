@@ -69,16 +69,26 @@ class HyperNetworkOptimizer:
                 self._step({key: delta})
 
     def _step(self, deltas: Mapping[str, Tensor]) -> None:
-        weight = 1.0 / len(deltas) if self.reduction == "mean" else 1.0
         # None, never zero: Adam would move a parameter with a zero gradient by its momentum.
         self.adam.zero_grad(set_to_none=True)
-        thetas = self.hn.generate(list(deltas))
-        constants = [weight * delta.to(theta) for delta, theta in zip(deltas.values(), thetas, strict=True)]
+        thetas, constants = [], []
+        for members, vectors in self.hn.generate_by_head(deltas):
+            delta = torch.zeros_like(vectors)  # the values beyond K_i are cut off, so nothing came back for them
+            for row, key in zip(delta, members, strict=True):
+                row[: len(deltas[key])] = deltas[key]
+            thetas.append(vectors)
+            constants.append(delta / len(deltas) if self.reduction == "mean" else delta)
         torch.autograd.backward(thetas, grad_tensors=constants)
-        touched = [parameter for _, parameter in sorted(self.hn.named_parameters()) if parameter.grad is not None]
-        torch.nn.utils.clip_grad_norm_(touched, self.max_grad_norm)
+        self._clip()
         self.adam.step()
         self.adam.zero_grad(set_to_none=True)  # gradients are as large as the network: do not hold them between rounds
+
+    def _clip(self) -> None:
+        touched = [parameter for _, parameter in sorted(self.hn.named_parameters()) if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in touched if parameter.grad is not None])
+        # PyTorch scales by 1 below the limit too, which would cost a pass over gradients as large as the network.
+        if norm > self.max_grad_norm:
+            torch.nn.utils.clip_grads_with_norm_(touched, self.max_grad_norm, norm)
 
     def _adopt_new_parameters(self) -> None:
         (group,) = self.adam.param_groups
