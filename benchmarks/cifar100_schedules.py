@@ -57,7 +57,7 @@ def accuracies(name: str, overrides: list[str], data_dir: Path, runs_dir: Path) 
 
 def draw(curves: dict[str, list[float]], path: Path) -> None:
     """One line a run; the independent calculation's values as crosses in the same colour."""
-    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots()
     for name, values in curves.items():
         (line,) = axes.plot(range(1, len(values) + 1), values, label=name)
@@ -67,9 +67,9 @@ def draw(curves: dict[str, list[float]], path: Path) -> None:
     axes.plot([], [], "kx", label="independent calculation")
     axes.set_xlabel("round")
     axes.set_ylabel("accuracy of the generated weights (weighted by test samples)")
-    axes.set_title("CIFAR-100, 20 LeNet clients of 10 classes, about 375 training images each")
+    axes.set_title("CIFAR-100, 20 LeNet clients of 10 classes, about 330 training images each")
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=120)
 
 

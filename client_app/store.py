@@ -5,7 +5,6 @@ Flower's `context.state` dies with the SuperNode, so it is not used. Files hold 
 """
 
 import os
-import pickle
 from pathlib import Path
 
 import torch
@@ -29,7 +28,7 @@ class ClientStore:
             return {}
         try:
             state: State = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+        except Exception as error:  # PyTorch's reader answers damage with whatever its parts raise
             raise UserError(f"The client's state {path} is damaged: restore it from a backup or delete it.") from error
         return state
 

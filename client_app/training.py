@@ -3,7 +3,7 @@
 Images stay on the device as uint8 and are normalised there, a batch at a time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -76,6 +76,11 @@ def evaluate(model: nn.Module, samples: Samples) -> Evaluation:
             correct = correct + (logits.argmax(dim=1) == labels).sum()
             loss = loss + functional.cross_entropy(logits, labels, reduction="sum")
     return Evaluation(int(correct), len(samples), float(loss) / len(samples))
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether no tensor holds NaN or infinity."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
 def _shuffled_batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:

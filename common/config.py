@@ -32,6 +32,9 @@ PARTITIONS = ("non-iid-1", "non-iid-2")
 DATASETS = ("fashion-mnist", "cifar10", "cifar100", "emnist-byclass", "tiny-imagenet", "parquet", "npz")
 MODELS = ("lenet", "vgg8", "resnet10", "resnet12", "resnet18", "mlp", "squeezenet1_0", "squeezenet1_1")
 
+# A run's name is the name of a folder, and of nothing outside it.
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
 # What a profile file may say beside the keys of Config.
 _PROFILE_ONLY = ("base", "description")
 
@@ -299,7 +302,7 @@ def _checked(key: str, value: object, origin: str) -> object:
         value = str(value)  # a run named 7
     if not isinstance(value, str):
         raise UserError(f"{wrong} text.")
-    if key == "run-name" and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
+    if key == "run-name" and not RUN_NAME.fullmatch(value):
         raise UserError(f"{wrong} up to 100 letters, digits, dots, dashes or underscores, a letter or digit first.")
     if rule.choices:
         for word in value.split(",") if key == "models" else [value]:

@@ -123,7 +123,7 @@ def build_model(name: str, shape: ImageShape, num_classes: int, seed: int) -> nn
     smallest = _SMALLEST_IMAGES.get(name, 1)
     if min(shape[1:]) < smallest:
         raise UserError(
-            f"The images are {shape[1]} x {shape[2]} pixels, but model {name!r} needs at least {smallest} x {smallest}: "
+            f"The images are {shape[1]} x {shape[2]} pixels, but model {name!r} needs {smallest} x {smallest} or more: "
             "choose other models or larger images."
         )
     with torch.random.fork_rng(devices=[]):

@@ -16,6 +16,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
+from common.config import RUN_NAME
 from common.evaluation import Evaluation
 
 VERSION = 1
@@ -130,6 +131,8 @@ def decode_instructions(content: RecordDict) -> Instructions:
             raise ProtocolError("malformed", f"{key} is {value}, but must be a finite number of at least 0")
         if key in ("local-epochs", "batch-size", "server-round") and value < 1:  # type: ignore[operator]
             raise ProtocolError("malformed", f"{key} is {value!r}, but must be at least 1")
+        if key == "run-name" and not RUN_NAME.fullmatch(str(value)):
+            raise ProtocolError("malformed", "run-name is not the name of a folder")
         values[field.name] = value
     return Instructions(**values)  # type: ignore[arg-type]
 

@@ -3,6 +3,7 @@
 Flower's own `send_and_receive` looks for replies every 3 s and returns them all at the end; this one does not wait.
 """
 
+import itertools
 import math
 import re
 import time
@@ -11,6 +12,8 @@ from typing import Protocol
 
 from flwr.app import Error, Message
 from flwr.serverapp import Grid
+
+from common.errors import UserError
 
 _FIRST_PAUSE = 0.02  # seconds between looks for replies, at first
 _LONGEST_PAUSE = 0.5
@@ -55,7 +58,7 @@ class Exchange:
         self._grid = grid
         self._requests = requests
         self._deadline = deadline
-        self._needed = math.ceil(quorum * len(requests))
+        self._needed = math.ceil(quorum * len(requests) - 1e-9)  # 0.28 x 25 is 7.000000000000001 in binary
         self._note = reject
         self._rejected: set[str] = set()
 
@@ -72,11 +75,12 @@ class Exchange:
         ends = time.monotonic() + self._deadline
         waiting: dict[str, str] = {}  # message id -> client key
         identifiers = self._grid.push_messages(list(self._requests.values()))
-        for client, identifier in zip(self._requests, identifiers, strict=True):
+        # Flower answers with None for a message that it refused, and with an empty list when all were too large.
+        for client, identifier in itertools.zip_longest(self._requests, identifiers):
             if identifier:
                 waiting[identifier] = client
             else:
-                self.reject(client, "not-sent", "Flower refused the message, most likely because the node is gone")
+                self.reject(client, "not-sent", "Flower refused the message: the node is gone or the message too large")
         arrived: set[str] = set()
         pause = _FIRST_PAUSE
         while waiting:
@@ -109,7 +113,7 @@ def describe_error(error: Error) -> tuple[str, str]:
 def wait_for_nodes(grid: Grid, at_least: int, timeout: float) -> list[int]:
     """Wait until enough nodes are connected and no more have come for a moment; return their ids, sorted.
 
-    Raises TimeoutError with one sentence when fewer came within `timeout` seconds.
+    Raises UserError when fewer came within `timeout` seconds.
     """
     ends = time.monotonic() + timeout
     before: list[int] = []
@@ -118,7 +122,7 @@ def wait_for_nodes(grid: Grid, at_least: int, timeout: float) -> list[int]:
         if len(nodes) >= at_least and nodes == before:
             return nodes
         if time.monotonic() >= ends:
-            raise TimeoutError(
+            raise UserError(
                 f"{len(nodes)} of at least {at_least} nodes (min-clients) connected within {timeout:g} s (deadline): "
                 "start more SuperNodes or lower min-clients."
             )

@@ -49,9 +49,10 @@ class HyperNetworkOptimizer:
         self.max_grad_norm = max_grad_norm
         self.adam = torch.optim.Adam(hn.parameters(), lr=lr, fused=True)
 
-    def apply(self, deltas: Mapping[str, Tensor]) -> None:
+    def apply(self, deltas: Mapping[str, Tensor]) -> bool:
         """Move phi and the embeddings by the deltas [K_i] of these clients; everybody else's parameters stay.
 
+        Returns False when a step was left out because its gradient overflowed float32; the other steps were taken.
         Raises KeyError for an unknown client and ValueError for a delta of another length than K_i; then nothing moved.
         """
         for key, delta in deltas.items():
@@ -59,16 +60,14 @@ class HyperNetworkOptimizer:
                 expected = self.hn.num_params(key)
                 raise ValueError(f"client {key!r}: delta has shape {tuple(delta.shape)}, but must have ({expected},)")
         if not deltas:
-            return
+            return True
         self._adopt_new_parameters()
         if self.schedule == "joint":
             # In sorted order, so that sums do not depend on which reply came first.
-            self._step({key: deltas[key] for key in sorted(deltas)})
-        else:
-            for key, delta in deltas.items():
-                self._step({key: delta})
+            return self._step({key: deltas[key] for key in sorted(deltas)})
+        return all([self._step({key: delta}) for key, delta in deltas.items()])
 
-    def _step(self, deltas: Mapping[str, Tensor]) -> None:
+    def _step(self, deltas: Mapping[str, Tensor]) -> bool:
         # None, never zero: Adam would move a parameter with a zero gradient by its momentum.
         self.adam.zero_grad(set_to_none=True)
         thetas, constants = [], []
@@ -79,16 +78,20 @@ class HyperNetworkOptimizer:
             thetas.append(vectors)
             constants.append(delta / len(deltas) if self.reduction == "mean" else delta)
         torch.autograd.backward(thetas, grad_tensors=constants)
-        self._clip()
-        self.adam.step()
+        finite = self._clip()
+        if finite:
+            self.adam.step()
         self.adam.zero_grad(set_to_none=True)  # gradients are as large as the network: do not hold them between rounds
+        return finite
 
-    def _clip(self) -> None:
+    def _clip(self) -> bool:
+        """Bring the norm of all gradients together below the limit; False when it is not finite."""
         touched = [parameter for _, parameter in sorted(self.hn.named_parameters()) if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in touched if parameter.grad is not None])
         # PyTorch scales by 1 below the limit too, which would cost a pass over gradients as large as the network.
         if norm > self.max_grad_norm:
             torch.nn.utils.clip_grads_with_norm_(touched, self.max_grad_norm, norm)
+        return bool(torch.isfinite(norm))
 
     def _adopt_new_parameters(self) -> None:
         (group,) = self.adam.param_groups

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from common.protocol import ProtocolError, Registration
 
+KEY_IN_USE = "key-in-use"
+
 
 @dataclass
 class Client:
@@ -32,7 +34,7 @@ class Registry:
             self._clients[known.key] = known
         elif known.node_id != node_id and known.node_id in live_nodes:
             raise ProtocolError(
-                "key-in-use", f"client key {known.key!r} is held by node {known.node_id}, still connected"
+                KEY_IN_USE, f"client key {known.key!r} is held by node {known.node_id}, still connected"
             )
         elif known.num_params != registration.num_params:
             raise ProtocolError(

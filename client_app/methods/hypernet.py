@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from client_app.methods.base import Task, Vectors
 from client_app.site import Site
+from client_app.training import all_finite
 from common.protocol import DELTA, THETA
 
 _BUFFERS = "buffers"
@@ -32,5 +33,9 @@ def train(task: Task) -> tuple[float, Vectors]:
     site = task.site
     sent = site.parameters.read()
     loss = task.train()
-    task.store.save(_BUFFERS, dict(site.model.named_buffers()))
-    return loss, {DELTA: sent - site.parameters.read()}
+    delta = sent - site.parameters.read()
+    buffers = dict(site.model.named_buffers())
+    # A round that diverged is lost for the server, and must not stay in the statistics either.
+    if all_finite([delta, *buffers.values()]):
+        task.store.save(_BUFFERS, buffers)
+    return loss, {DELTA: delta}

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from client_app.methods.base import Task, Vectors
 from client_app.site import Site
+from client_app.training import all_finite
 
 _MODEL = "model"
 
@@ -19,7 +20,9 @@ def load(task: Task) -> None:
 
 
 def train(task: Task) -> tuple[float, Vectors]:
-    """Train and keep the model."""
+    """Train and keep the model, unless it diverged."""
     loss = task.train()
-    task.store.save(_MODEL, dict(task.site.model.state_dict()))
+    state = dict(task.site.model.state_dict())
+    if all_finite(state.values()):
+        task.store.save(_MODEL, state)
     return loss, {}

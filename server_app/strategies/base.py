@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from logging import INFO, WARNING
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -24,7 +25,7 @@ from common.errors import UserError
 from common.evaluation import Evaluation
 from common.protocol import Instructions, ProtocolError
 from server_app.exchange import Exchange
-from server_app.registry import Client, Registry, natural_order
+from server_app.registry import KEY_IN_USE, Client, Registry, natural_order
 from server_app.report import PHASES
 from server_app.tracking import Failure, RoundRecord, RunTracker
 
@@ -70,6 +71,7 @@ class RoundStrategy(Strategy):
         self._updates: dict[str, Update] = {}
         self._evaluations: dict[str, Evaluation] = {}
         self._exchange: Exchange | None = None
+        self._tested_on_arrival = False
 
     # What a method defines ------------------------------------------------------------------------------------------
 
@@ -158,7 +160,8 @@ class RoundStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Requests for the clients named in `config["clients"]`; they test first where `config["evaluate"]` says so."""
-        return self._requests(protocol.PERSONAL, self._named(config), server_round, bool(config["evaluate"]))
+        self._tested_on_arrival = bool(config["evaluate"])
+        return self._requests(protocol.PERSONAL, self._named(config), server_round, self._tested_on_arrival)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -174,7 +177,7 @@ class RoundStrategy(Strategy):
                 continue
             updates[client.key] = Update(vectors, result.num_examples)
             self._record.train_losses[client.key] = (result.train_loss, result.num_examples)
-            if result.evaluation:
+            if result.evaluation and self._tested_on_arrival:
                 self._evaluations[client.key] = result.evaluation
         if updates:
             with self._timed("update"):
@@ -222,13 +225,16 @@ class RoundStrategy(Strategy):
             # The first exchange of a simulation waits for its workers to start, whatever the deadline of a round.
             patience = timeout if self.registry.clients else max(timeout, _START_PATIENCE)
             self._exchange = Exchange(grid, requests, patience, 1.0, self._fail)
+            taken = set()  # nodes that asked for a key which another still holds; it may be gone in the next round
             for name, message in self._exchange.replies():
                 try:
                     registration = protocol.decode_registration(message.content)
                     self.registry.admit(registration, message.metadata.src_node_id, live)
                 except ProtocolError as error:
                     self._exchange.reject(name, error.reason, error.detail)
-            self._refused |= set(new) - self.registry.nodes()
+                    if error.reason == KEY_IN_USE:
+                        taken.add(message.metadata.src_node_id)
+            self._refused |= set(new) - self.registry.nodes() - taken
             # In order of their keys, so that the outcome does not depend on who answered first.
             for client in self.registry.clients:
                 if client.key not in known:
@@ -251,19 +257,20 @@ class RoundStrategy(Strategy):
     def _train(self, server_round: int, wave: Sequence[Client], evaluate: bool, grid: Grid, timeout: float) -> None:
         config = ConfigRecord({"clients": [client.key for client in wave], "evaluate": evaluate})
         requests = self.configure_train(server_round, ArrayRecord(), config, grid)
-        self._run(requests, wave, lambda replies: self.aggregate_train(server_round, replies), grid, timeout)
+        consume = partial(self.aggregate_train, server_round)
+        self._run(requests, wave, consume, grid, timeout, self.config.quorum)
 
     def _evaluate(self, clients: Sequence[Client], grid: Grid, timeout: float) -> None:
         if clients:
             server_round = self._record.round
             config = ConfigRecord({"clients": [client.key for client in clients]})
             requests = self.configure_evaluate(server_round, ArrayRecord(), config, grid)
-            self._run(requests, clients, lambda replies: self.aggregate_evaluate(server_round, replies), grid, timeout)
+            self._run(requests, clients, partial(self.aggregate_evaluate, server_round), grid, timeout)
 
     def _finish(self, grid: Grid, timeout: float) -> None:
         clients, server_round = self.registry.clients, self._record.round
         requests = self._requests(protocol.FINISH, clients, server_round, evaluate=True)
-        self._run(requests, clients, lambda replies: self.aggregate_evaluate(server_round, replies), grid, timeout)
+        self._run(requests, clients, partial(self.aggregate_evaluate, server_round), grid, timeout)
 
     def _run(
         self,
@@ -272,11 +279,12 @@ class RoundStrategy(Strategy):
         consume: Callable[[Iterable[Message]], object],
         grid: Grid,
         timeout: float,
+        quorum: float = 1.0,
     ) -> None:
         """One exchange: its replies go to `consume` as they arrive."""
         by_client = {client.key: message for client, message in zip(clients, requests, strict=True)}
         self._record.bytes_down += sum(protocol.payload_bytes(message.content) for message in by_client.values())
-        self._exchange = Exchange(grid, by_client, timeout, self.config.quorum, self._fail)
+        self._exchange = Exchange(grid, by_client, timeout, quorum, self._fail)
         began, updating = time.monotonic(), self._record.seconds["update"]
         consume(message for _, message in self._exchange.replies())
         updating = self._record.seconds["update"] - updating

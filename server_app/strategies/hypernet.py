@@ -2,8 +2,10 @@
 
 import random
 from collections.abc import Mapping, Sequence
+from logging import WARNING
 
 import torch
+from flwr.common import log
 
 from common.device import resolve_device
 from common.protocol import DELTA, THETA
@@ -51,7 +53,8 @@ class HyperNetStrategy(RoundStrategy):
 
     def update(self, updates: Mapping[str, Update]) -> None:
         """Algorithm 1's two update lines, by the configured schedule."""
-        self.optimizer.apply({key: update.vectors[DELTA] for key, update in updates.items()})
+        if not self.optimizer.apply({key: update.vectors[DELTA] for key, update in updates.items()}):
+            log(WARNING, "A gradient overflowed: some client sent enormous values, and the step was left out.")
 
     def waves(self, cohort: Sequence[Client]) -> list[Sequence[Client]]:
         """One client at a time, in random order, for the authors' sequential schedule; else all at once."""

@@ -1,0 +1,406 @@
+"""What a client answers to the server's messages, and what it keeps between them."""
+
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
+from torch.nn import functional
+
+from client_app import site as site_module
+from client_app import trainer as trainer_module
+from client_app.methods import METHODS
+from client_app.site import simulated_site
+from client_app.trainer import trainer_for
+from client_app.training import SGDSettings, evaluate, train
+from common import config as config_module
+from common import protocol
+from common.config import load_config
+from common.data.simulation import divide
+from common.errors import UserError
+from common.models import build_model
+from common.params import ParameterVector
+from common.protocol import Instructions, ProtocolError
+
+NUM_CLIENTS = 4
+SHAPE, CLASSES = (3, 8, 8), 4  # of the images that `run_config` names
+
+
+@pytest.fixture(autouse=True)
+def _no_trainers_are_left_for_other_tests():
+    yield
+    new_process()
+
+
+def new_process():
+    """Forget all that a worker process holds."""
+    trainer_module._trainer.cache_clear()
+    site_module._divided_dataset.cache_clear()
+
+
+def context_of(run_config, **node_config):
+    return Context(run_id=1, node_id=5, node_config=node_config, state=RecordDict(), run_config=run_config)
+
+
+def trainer(run_config, client=0):
+    return trainer_for(context_of(run_config, **{"partition-id": client, "num-partitions": NUM_CLIENTS}))
+
+
+def site(run_config, client=0):
+    """The client's site as nobody has touched it yet."""
+    return simulated_site(load_config(run_config), client, NUM_CLIENTS)
+
+
+def told(**changes) -> Instructions:
+    values = {
+        "method": "mh-pfedhn",
+        "run_name": "run",
+        "server_round": 1,
+        "seed": 0,
+        "evaluate": False,
+        "anchor": True,
+        "local_epochs": 1,
+        "batch_size": 8,
+        "client_lr": 0.02,
+        "client_momentum": 0.9,
+        "client_weight_decay": 5e-4,
+        "max_grad_norm": 50.0,
+    }
+    return Instructions(**(values | changes))
+
+
+def theta_for(site, seed=1, scale=0.02):
+    return scale * torch.randn(site.parameters.size, generator=torch.Generator().manual_seed(seed))
+
+
+def ask(run_config, client=0, theta=None, **changes):
+    """Send a training request; return the result and delta (None without vectors)."""
+    vectors = {} if theta is None else {"theta": theta}
+    reply = trainer(run_config, client).train(protocol.encode_request(told(**changes), vectors))
+    record = reply.array_records.get("vectors")
+    delta = None if record is None else torch.from_numpy(record["delta"].numpy().copy())
+    return protocol.decode_training_result(reply), delta
+
+
+def ask_to_finish(run_config, client=0, theta=None, **changes):
+    vectors = {} if theta is None else {"theta": theta}
+    content = protocol.encode_request(told(evaluate=True, **changes), vectors)
+    return protocol.decode_evaluation(trainer(run_config, client).finish(content))
+
+
+def ask_to_evaluate(run_config, client=0, theta=None, **changes):
+    vectors = {} if theta is None else {"theta": theta}
+    content = protocol.encode_request(told(evaluate=True, **changes), vectors)
+    return protocol.decode_evaluation(trainer(run_config, client).evaluate(content))
+
+
+def stored(run_config, client=0, run="run"):
+    return load_config(run_config).results_path / run / "clients" / str(client)
+
+
+# Registration
+
+
+def test_a_client_registers_with_its_key_and_the_size_of_its_model_and_nothing_else(run_config):
+    reply = trainer(run_config, 1).register(protocol.encode_greeting())
+    model = build_model("mlp", SHAPE, CLASSES, seed=0)
+    size = sum(parameter.numel() for parameter in model.parameters())
+    assert {name: dict(record) for name, record in reply.items()} == {
+        "registration": {"client-key": "1", "num-params": size}
+    }
+
+
+def test_a_server_of_another_version_is_refused(run_config):
+    with pytest.raises(ProtocolError, match="version 2") as error:
+        trainer(run_config).register(RecordDict({"instructions": ConfigRecord({"protocol-version": 2})}))
+    assert error.value.reason == "version"
+    content = protocol.encode_request(told(protocol_version=0), {"theta": theta_for(site(run_config))})
+    for handle in (trainer(run_config).train, trainer(run_config).evaluate, trainer(run_config).finish):
+        with pytest.raises(ProtocolError) as error:
+            handle(content)
+        assert error.value.reason == "version"
+
+
+@pytest.mark.parametrize(
+    ("node_config", "words"),
+    [
+        ({}, "partition-id=0 num-partitions=10"),
+        ({"partition-id": 0}, "partition-id=0 num-partitions=10"),
+        ({"num-partitions": 3}, "partition-id=0 num-partitions=10"),
+        ({"partition-id": 3, "num-partitions": 3}, "partition-id is 3, but must be from 0 to 2"),
+        ({"partition-id": -1, "num-partitions": 3}, "partition-id is -1"),
+    ],
+)
+def test_a_node_that_does_not_say_which_client_it_plays_is_told_how(run_config, node_config, words):
+    with pytest.raises(UserError, match=words):
+        trainer_for(context_of(run_config, **node_config))
+
+
+# Requests that are not right
+
+
+def with_vectors(**arrays):
+    content = protocol.encode_request(told(), {})
+    content["vectors"] = ArrayRecord({name: Array(values.numpy()) for name, values in arrays.items()})
+    return content
+
+
+def bad_requests(size):
+    good = torch.zeros(size)
+    yield "malformed", protocol.encode_request(told(method="fedprox"), {"theta": good})
+    yield "malformed", protocol.encode_request(told(), {})
+    yield "malformed", with_vectors(weights=good)
+    yield "malformed", with_vectors(theta=good, more=good)
+    yield "wrong-length", with_vectors(theta=good[1:])
+    yield "wrong-dtype", with_vectors(theta=good.double())
+    yield "not-finite", with_vectors(theta=good.index_fill(0, torch.tensor([size - 1]), float("inf")))
+    yield "malformed", RecordDict()
+
+
+def test_a_bad_request_is_refused_by_name_and_leaves_no_trace(run_config):
+    size = site(run_config).parameters.size
+    for reason, content in bad_requests(size):
+        for handle in (trainer(run_config).train, trainer(run_config).evaluate, trainer(run_config).finish):
+            with pytest.raises(ProtocolError) as error:
+                handle(content)
+            assert error.value.reason == reason
+    assert not stored(run_config).exists()
+    after = ask(run_config, theta=torch.zeros(size))
+    new_process()
+    assert torch.equal(after[1], ask(run_config, theta=torch.zeros(size))[1])
+
+
+def test_an_unknown_method_is_answered_with_the_known_ones(run_config):
+    with pytest.raises(ProtocolError, match="'fedprox', but this client knows " + ", ".join(METHODS)):
+        trainer(run_config).train(protocol.encode_request(told(method="fedprox"), {}))
+
+
+def test_local_takes_no_vectors(run_config):
+    theta = theta_for(site(run_config))
+    with pytest.raises(ProtocolError, match="theta"):
+        ask(run_config, theta=theta, method="local")
+
+
+@pytest.mark.parametrize("run_name", ["../elsewhere", "/elsewhere", "a/b", ".."])
+def test_a_server_cannot_make_a_client_write_outside_its_results(run_config, tmp_path, run_name):
+    theta = theta_for(site(run_config))
+    with pytest.raises(ProtocolError):
+        ask_to_finish(run_config, theta=theta, run_name=f"{tmp_path}{run_name}" if run_name[0] == "/" else run_name)
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+# Training
+
+
+def trained_by_hand(run_config, client, start, server_round=1):
+    fresh = site(run_config, client)
+    fresh.parameters.write(start)
+    settings = SGDSettings(epochs=1, batch_size=8, lr=0.02, momentum=0.9, weight_decay=5e-4, max_grad_norm=50.0)
+    loss = train(fresh.model, fresh.train, settings, fresh.generator(0, server_round))
+    return loss, fresh.parameters.read()
+
+
+@pytest.mark.parametrize("anchor", [True, False])
+@pytest.mark.parametrize("client", [0, 1])
+def test_delta_is_what_was_sent_minus_what_training_made_of_it(run_config, client, anchor):
+    seeded = build_model(("lenet", "mlp")[client], SHAPE, CLASSES, seed=0)
+    theta_0 = ParameterVector(seeded).read() if anchor else 0
+    theta = theta_for(site(run_config, client))
+    result, delta = ask(run_config, client, theta, anchor=anchor)
+    loss, trained = trained_by_hand(run_config, client, theta_0 + theta)
+    assert torch.equal(delta, (theta_0 + theta) - trained)
+    assert delta.norm() > 0
+    assert result.train_loss == loss
+    assert result.num_examples == len(site(run_config, client).train)
+    assert result.evaluation is None
+
+
+def test_a_first_step_moves_delta_along_the_gradient(run_config):
+    # Descending on delta must raise what the client descends on: the sign that PAPER-NOTES found reversed.
+    fresh = site(run_config)
+    theta = theta_for(fresh)
+    num = len(fresh.train)
+    _, delta = ask(run_config, theta=theta, batch_size=num, client_weight_decay=0.0, max_grad_norm=1e9)
+    fresh.parameters.write(fresh.anchor + theta)
+    images, labels = fresh.train.batch(torch.arange(num))
+    loss = functional.cross_entropy(fresh.model(images), labels)
+    gradient = torch.cat([each.flatten() for each in torch.autograd.grad(loss, list(fresh.model.parameters()))])
+    torch.testing.assert_close(delta, 0.02 * gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_theta_0_depends_on_architecture_and_seed_but_not_on_the_client(run_config):
+    lenet, mlp, other_lenet, _ = (site(run_config, client) for client in range(4))
+    assert torch.equal(lenet.anchor, other_lenet.anchor)
+    assert not torch.equal(lenet.train.images[:4], other_lenet.train.images[:4])
+    assert lenet.anchor.shape != mlp.anchor.shape
+    assert not torch.equal(lenet.anchor, site(run_config | {"seed": 1}).anchor)
+    assert torch.equal(lenet.anchor, ParameterVector(build_model("lenet", SHAPE, CLASSES, seed=0)).read())
+
+
+def test_theta_0_is_the_same_after_training(run_config):
+    fresh = site(run_config)
+    before = fresh.anchor.clone()
+    first = ask(run_config, theta=torch.zeros(fresh.parameters.size))
+    again = ask(run_config, theta=torch.zeros(fresh.parameters.size))
+    assert torch.equal(first[1], again[1])
+    assert torch.equal(trainer(run_config)._site.anchor, before)
+
+
+def test_the_received_weights_are_tested_before_they_are_trained(run_config):
+    fresh = site(run_config)
+    theta = theta_for(fresh)
+    result, delta = ask(run_config, theta=theta, evaluate=True)
+    fresh.parameters.write(fresh.anchor + theta)
+    assert result.evaluation == evaluate(fresh.model, fresh.test)
+    assert ask_to_evaluate(run_config, theta=theta) == result.evaluation
+    assert torch.equal(delta, ask(run_config, theta=theta)[1])  # and the test changes nothing in training
+
+
+def test_hyperparameters_are_the_servers(run_config):
+    theta = theta_for(site(run_config))
+    usual = ask(run_config, theta=theta)[1]
+    changes = [
+        {"local_epochs": 2},
+        {"batch_size": 5},
+        {"client_lr": 0.01},
+        {"client_momentum": 0.0},
+        {"client_weight_decay": 0.1},
+        {"max_grad_norm": 0.01},
+        {"seed": 1},
+        {"server_round": 2},
+    ]
+    for change in changes:
+        assert not torch.equal(usual, ask(run_config, theta=theta, **change)[1]), change
+
+
+def test_what_a_client_learns_does_not_depend_on_whom_the_worker_served_before(run_config):
+    config = run_config | {"models": "resnet10"}
+    thetas = [theta_for(site(config), seed, scale=0.0) for seed in range(3)]
+    alone = [ask(config, 0, theta, server_round=1 + i, evaluate=True) for i, theta in enumerate(thetas)]
+    new_process()
+    crowded = []
+    other_run = config | {"results-dir": config["results-dir"] + "-crowded"}
+    torch.manual_seed(99)
+    for i, theta in enumerate(thetas):
+        ask(other_run, 2, theta, server_round=1 + i)
+        crowded.append(ask(other_run, 0, theta, server_round=1 + i, evaluate=True))
+        ask(other_run, 1, theta, server_round=1 + i)
+        ask_to_evaluate(other_run, 3, theta)
+    for (result, delta), (other_result, other_delta) in zip(alone, crowded, strict=True):
+        assert result == other_result
+        assert torch.equal(delta, other_delta)
+
+
+# Batch-norm statistics
+
+
+def statistics(run_config, client=0):
+    return torch.load(stored(run_config, client) / "buffers.pt", weights_only=True)
+
+
+def test_batch_norm_statistics_stay_with_the_client(run_config):
+    config = run_config | {"models": "resnet10"}
+    theta = torch.zeros(site(config).parameters.size)
+    batches = -(-len(site(config).train) // 8)
+
+    ask(config, 0, theta)
+    first = statistics(config)
+    ask(config, 2, theta)  # the same architecture in the same process
+    assert {name for name in first if "running_mean" in name} != set()
+    assert all(torch.equal(tensor, first[name]) for name, tensor in statistics(config).items())
+    assert not torch.equal(first["1.running_mean"], statistics(config, 2)["1.running_mean"])
+
+    before_restart = ask_to_evaluate(config, 0, theta)
+    new_process()
+    assert ask_to_evaluate(config, 0, theta) == before_restart
+    assert ask_to_evaluate(config, 1, theta) != before_restart
+
+    ask(config, 0, theta, server_round=2)
+    assert int(statistics(config)["1.num_batches_tracked"]) in (2 * batches, 2 * (batches - 1))
+    # By hand: the weights of round 2 with the statistics of round 1 as a start.
+    fresh = site(config)
+    fresh.parameters.write(fresh.anchor + theta)
+    fresh.model.load_state_dict(first, strict=False)
+    settings = SGDSettings(epochs=1, batch_size=8, lr=0.02, momentum=0.9, weight_decay=5e-4, max_grad_norm=50.0)
+    train(fresh.model, fresh.train, settings, fresh.generator(0, 2))
+    assert all(torch.equal(tensor, statistics(config)[name]) for name, tensor in fresh.model.named_buffers())
+
+
+def test_another_run_starts_with_new_statistics(run_config):
+    config = run_config | {"models": "resnet10"}
+    theta = torch.zeros(site(config).parameters.size)
+    untouched = ask_to_evaluate(config, 0, theta)
+    ask(config, 0, theta)
+    assert ask_to_evaluate(config, 0, theta) != untouched
+    assert ask_to_evaluate(config, 0, theta, run_name="another") == untouched
+
+
+def test_statistics_of_one_diverged_round_do_not_spoil_the_rounds_after(run_config):
+    config = run_config | {"models": "resnet10"}
+    theta = torch.zeros(site(config).parameters.size)
+    content = protocol.encode_request(told(client_lr=1e30, client_momentum=0.0), {"theta": theta})
+    reply = trainer(config).train(content)  # the server will refuse it
+    with pytest.raises(ProtocolError) as error:
+        protocol.decode_training_result(reply)
+    assert error.value.reason == "not-finite"
+    result, delta = ask(config, 0, theta, server_round=2, evaluate=True)
+    assert result.evaluation is not None
+    assert torch.isfinite(delta).all()
+
+
+# The end
+
+
+@pytest.mark.parametrize("architecture", ["lenet", "resnet10"])
+def test_the_personal_model_loads_in_plain_pytorch_and_is_as_good_as_reported(run_config, architecture):
+    config = run_config | {"models": architecture}
+    theta = torch.zeros(site(config).parameters.size)
+    for server_round in (1, 2):
+        _, delta = ask(config, 1, theta, server_round=server_round)
+        theta = theta - delta
+    reported = ask_to_finish(config, 1, theta)
+
+    model = build_model(architecture, SHAPE, CLASSES, seed=77)  # another seed: all must come from the file
+    model.load_state_dict(torch.load(stored(config, 1) / "personal-model.pt", weights_only=True))
+    dataset, parts = divide(load_config(config), NUM_CLIENTS)
+    images = (dataset.read_images(parts[1].test).float() / 255 - 0.5) / 0.25
+    labels = dataset.labels[parts[1].test]
+    with torch.no_grad():
+        logits = model.eval()(images)
+    assert reported.correct == int((logits.argmax(1) == labels).sum())
+    assert reported.total == len(labels)
+    assert reported.loss == pytest.approx(functional.cross_entropy(logits, labels).item(), rel=1e-4, abs=1e-5)
+    assert torch.equal(ParameterVector(model).read(), site(config, 1).anchor + theta)
+    if architecture == "resnet10":
+        assert all(torch.equal(tensor, statistics(config, 1)[name]) for name, tensor in model.named_buffers())
+
+
+# Local
+
+
+def test_a_local_model_goes_on_where_it_was_and_survives_a_restart(run_config):
+    run = {"method": "local"}
+    fresh = site(run_config)
+    loss, trained = trained_by_hand(run_config, 0, fresh.anchor)
+    result, delta = ask(run_config, 0, **run)
+    assert delta is None
+    assert result.train_loss == loss
+    new_process()
+    ask(run_config, 2, **run)
+    assert ask(run_config, 0, server_round=2, **run)[0].train_loss == trained_by_hand(run_config, 0, trained, 2)[0]
+    final = ask_to_finish(run_config, 0, **run)
+    model = build_model("lenet", SHAPE, CLASSES, seed=1)
+    model.load_state_dict(torch.load(stored(run_config) / "personal-model.pt", weights_only=True))
+    assert torch.equal(ParameterVector(model).read(), trained_by_hand(run_config, 0, trained, 2)[1])
+    assert final == evaluate(model, fresh.test)
+
+
+def test_fedavg_clients_train_what_came_and_return_the_difference(run_config):
+    fresh = site(run_config)
+    theta = theta_for(fresh)
+    _, delta = ask(run_config, theta=theta, method="fedavg")
+    assert torch.equal(delta, ask(run_config, theta=theta)[1])
+
+
+def test_both_halves_know_the_same_methods():
+    from server_app.strategies import STRATEGIES
+
+    assert set(METHODS) == set(STRATEGIES) == set(config_module.METHODS)

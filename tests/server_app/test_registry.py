@@ -1,0 +1,60 @@
+"""Who is let in, and how a client is found again."""
+
+import pytest
+
+from common.protocol import ProtocolError, Registration
+from server_app.registry import Client, Registry, natural_order
+
+
+@pytest.fixture
+def registry():
+    registry = Registry()
+    registry.admit(Registration("a", 50), node_id=7, live_nodes={7})
+    return registry
+
+
+def test_clients_come_in_the_natural_order_of_their_keys_whoever_came_first():
+    registry = Registry()
+    for node, key in enumerate(("10", "2", "0", "11", "1")):
+        registry.admit(Registration(key, 50), node, range(5))
+    assert [client.key for client in registry.clients] == ["0", "1", "2", "10", "11"]
+
+
+def test_natural_order_is_total():
+    keys = ["b", "a", "10", "9", "aa", "z", "client-10", "client-9"]
+    assert sorted(keys, key=natural_order) == sorted(reversed(keys), key=natural_order)
+    assert sorted(["client-10", "client-9"], key=natural_order) == ["client-9", "client-10"]
+
+
+def test_a_key_held_by_a_live_node_is_refused_to_another(registry):
+    with pytest.raises(ProtocolError, match="'a' is held by node 7") as error:
+        registry.admit(Registration("a", 50), node_id=8, live_nodes={7, 8})
+    assert error.value.reason == "key-in-use"
+    assert registry.clients == [Client("a", 50, node_id=7)]
+    assert registry.nodes() == {7}
+
+
+def test_a_client_comes_back_through_a_new_node_when_the_old_one_is_gone(registry):
+    known = registry.clients[0]
+    assert registry.admit(Registration("a", 50), node_id=8, live_nodes={8}) is known
+    assert registry.clients == [Client("a", 50, node_id=8)]
+    assert registry.nodes() == {8}
+
+
+def test_the_same_node_may_register_again(registry):
+    registry.admit(Registration("a", 50), node_id=7, live_nodes={7})
+    assert registry.clients == [Client("a", 50, node_id=7)]
+
+
+@pytest.mark.parametrize("node", [7, 8])
+def test_a_client_cannot_change_its_size(registry, node):
+    with pytest.raises(ProtocolError, match="was 50 and is now 51") as error:
+        registry.admit(Registration("a", 51), node_id=node, live_nodes={node})
+    assert error.value.reason == "changed-size"
+    assert registry.clients == [Client("a", 50, node_id=7)]
+
+
+def test_nodes_are_those_that_clients_speak_through(registry):
+    registry.admit(Registration("b", 60), node_id=9, live_nodes={7, 8, 9})
+    assert registry.nodes() == {7, 9}
+    assert Registry().nodes() == set()
