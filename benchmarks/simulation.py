@@ -3,9 +3,9 @@
     python benchmarks/simulation.py --data-dir FOLDER_WITH_PARQUET_FILES
 
 20 LeNet clients on CIFAR-100, 100 images a class, 2 local epochs, every client tested in every round. The plain loop
-has a DataLoader a client with per-image transforms, as one would write it; partition, model, hypernetwork and update
-are this project's on both sides. The loop runs before and after `mh-pfedhn run`, whose first round (which starts the
-workers) is not counted. Prints JSON.
+has a DataLoader a client with per-image transforms and the LeNet of the paper's Table 16, as one would write them;
+partition, hypernetwork and its update are this project's on both sides. The loop runs before and after `mh-pfedhn run`,
+whose first round (which starts the workers) is not counted. Prints JSON.
 """
 
 import argparse
@@ -26,7 +26,6 @@ from torch.utils.data import DataLoader, Dataset
 from common.config import load_config
 from common.data.simulation import divide
 from common.data.torchvision_shim import import_torchvision
-from common.models import build_model
 from common.params import ParameterVector
 from server_app.hypernetwork import HyperNetwork
 from server_app.optim import HyperNetworkOptimizer
@@ -59,6 +58,18 @@ class Images(Dataset[tuple[Tensor, int]]):
         return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
 
 
+def plain_lenet(num_classes: int) -> nn.Module:
+    """Table 16, layer by layer."""
+    return nn.Sequential(
+        *(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        nn.Flatten(),
+        *(nn.Linear(2048, 108), nn.ReLU()),
+        *(nn.Linear(108, 64), nn.ReLU()),
+        nn.Linear(64, num_classes),
+    )
+
+
 class PlainLoop:
     """The same federation in one process, client after client."""
 
@@ -72,7 +83,7 @@ class PlainLoop:
             )
             for p in parts
         ]
-        self.model = build_model("lenet", data.image_shape, data.num_classes, seed=0)
+        self.model = plain_lenet(data.num_classes)
         self.vector = ParameterVector(self.model)
         self.anchor = self.vector.read()
         self.hn = HyperNetwork()

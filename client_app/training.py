@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from common.evaluation import Evaluation
 
-_TEST_BATCH = 512
+_TEST_BATCH = 256
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,10 +21,8 @@ def lenet(shape: ImageShape, num_classes: int) -> nn.Module:
     """LeNet-style model (Table 16); 239,856 parameters for 3 x 32 x 32 images of 100 classes."""
     channels, height, width = shape
     return nn.Sequential(
-        *_conv(channels, 16),
-        nn.MaxPool2d(2),
-        *_conv(16, 32),
-        nn.MaxPool2d(2),
+        *_pooled(_conv(channels, 16)),
+        *_pooled(_conv(16, 32)),
         nn.Flatten(),
         *_classifier(32 * (height // 4) * (width // 4), 108, num_classes),
     )
@@ -35,7 +33,7 @@ def vgg8(shape: ImageShape, num_classes: int) -> nn.Module:
     channels, height, width = shape
     blocks: list[nn.Module] = []
     for before, after in ((channels, 16), (16, 32), (32, 64)):
-        blocks += [*_conv(before, after), *_conv(after, after), nn.MaxPool2d(2)]
+        blocks += [_conv(before, after), nn.ReLU(inplace=True), *_pooled(_conv(after, after))]
     return nn.Sequential(
         *blocks,
         nn.Flatten(),
@@ -91,12 +89,18 @@ def squeezenet(version: str, shape: ImageShape, num_classes: int) -> nn.Module:
     return model
 
 
-def _conv(before: int, after: int) -> tuple[nn.Module, nn.Module]:
-    return nn.Conv2d(before, after, 3, padding=1), nn.ReLU()
+def _conv(before: int, after: int) -> nn.Module:
+    return nn.Conv2d(before, after, 3, padding=1)
+
+
+def _pooled(conv: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module]:
+    # The tables have ReLU before the pooling. Values and gradients are the same this way, with a quarter of the work.
+    return conv, nn.MaxPool2d(2), nn.ReLU(inplace=True)
 
 
 def _classifier(features: int, hidden: int, num_classes: int) -> tuple[nn.Module, ...]:
-    return nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, 64), nn.ReLU(), nn.Linear(64, num_classes)
+    relu = nn.ReLU(inplace=True)
+    return nn.Linear(features, hidden), relu, nn.Linear(hidden, 64), relu, nn.Linear(64, num_classes)
 
 
 MODELS: dict[str, Callable[[ImageShape, int], nn.Module]] = {

@@ -3,7 +3,6 @@
 Flower's own `send_and_receive` looks for replies every 3 s and returns them all at the end; this one does not wait.
 """
 
-import itertools
 import math
 import re
 import time
@@ -74,11 +73,11 @@ class Exchange:
         """
         ends = time.monotonic() + self._deadline
         waiting: dict[str, str] = {}  # message id -> client key
-        identifiers = self._grid.push_messages(list(self._requests.values()))
-        # Flower answers with None for a message that it refused, and with an empty list when all were too large.
-        for client, identifier in itertools.zip_longest(self._requests, identifiers):
-            if identifier:
-                waiting[identifier] = client
+        for client, request in self._requests.items():
+            # One by one: of several, Flower does not say which were refused (too large, or the node is gone).
+            identifiers = [identifier for identifier in self._grid.push_messages([request]) if identifier]
+            if identifiers:
+                waiting[identifiers[0]] = client
             else:
                 self.reject(client, "not-sent", "Flower refused the message: the node is gone or the message too large")
         arrived: set[str] = set()

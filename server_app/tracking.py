@@ -33,7 +33,7 @@ from server_app.report import (
 
 logger = logging.getLogger(__name__)
 
-_DRAWING_PAUSE = 20  # times the length of a drawing until the next: drawing costs at most 5 percent of a run
+_DRAWING_PAUSE = 50  # times the length of a drawing until the next: drawing costs at most 2 percent of a run
 _RECENT_ROUNDS = 10
 _NAMED_FAILURES = 5
 

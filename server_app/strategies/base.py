@@ -72,6 +72,7 @@ class RoundStrategy(Strategy):
         self._evaluations: dict[str, Evaluation] = {}
         self._exchange: Exchange | None = None
         self._tested_on_arrival = False
+        self._deadline = run.config.deadline
 
     # What a method defines ------------------------------------------------------------------------------------------
 
@@ -122,6 +123,7 @@ class RoundStrategy(Strategy):
         Raises UserError when fewer clients than `min-clients` could be registered.
         """
         self.summary()
+        self._deadline = timeout
         result = Result()
         generator = random.Random(self.config.seed)
         waiting: RoundRecord | None = None  # the round whose weights are not tested yet
@@ -302,7 +304,7 @@ class RoundStrategy(Strategy):
                 content,
                 client.node_id,
                 message_type,
-                ttl=self.config.deadline + _TTL_MARGIN,
+                ttl=self._deadline + _TTL_MARGIN,
                 group_id=str(server_round),
             )
             for content, client in zip(contents, clients, strict=True)

@@ -265,14 +265,14 @@ def test_a_second_run_does_not_append_to_the_first(tracker):
 # --- Drawing now and then ---
 
 
-def test_drawing_waits_twenty_times_its_own_length(tracker, clock, drawings):
+def test_drawing_waits_fifty_times_its_own_length(tracker, clock, drawings):
     drawings.length = 2.0
     start = clock.now
-    for number in range(1, 101):
+    for number in range(1, 251):
         tracker.log_round(record(number))
         clock.now += 1.0
-    # Drawn from 0 to 2, then not before 2 + 40; the rounds are logged a second apart.
-    assert [moment - start for moment in drawings] == [0, 42, 84]
+    # Drawn from 0 to 2, then not before 2 + 100; the rounds are logged a second apart.
+    assert [moment - start for moment in drawings] == [0, 102, 204]
     tracker.finish()
     assert len(drawings) == 4
 
