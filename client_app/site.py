@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -24,14 +24,9 @@ class Site:
     model: nn.Module
     initial_state: dict[str, Tensor]  # the architecture's seeded initialisation: parameters and buffers
     parameters: ParameterVector  # the part of the model that the server generates
+    anchor: Tensor  # theta_0 [K]: that part of the seeded initialisation, never sent
     train: Samples
     test: Samples
-
-    @cached_property
-    def anchor(self) -> Tensor:
-        """theta_0 [K]: the generated part of the seeded initialisation, never sent."""
-        self.model.load_state_dict(self.initial_state)
-        return self.parameters.read()
 
     def generator(self, seed: int, server_round: int) -> torch.Generator:
         """A generator that depends on the run's seed, this client and the round alone."""
@@ -50,11 +45,13 @@ def simulated_site(config: Config, partition_id: int, num_partitions: int) -> Si
     # Channels last is what PyTorch's convolutions are fastest on, on the CPU as on CUDA.
     model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     part = parts[partition_id]
+    parameters = ParameterVector(model)
     return Site(
         key=str(partition_id),
         model=model,
         initial_state={name: tensor.clone() for name, tensor in model.state_dict().items()},
-        parameters=ParameterVector(model),
+        parameters=parameters,
+        anchor=parameters.read(),
         train=_samples(dataset, part.train, device),
         test=_samples(dataset, part.test, device),
     )

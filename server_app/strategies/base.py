@@ -68,7 +68,6 @@ class RoundStrategy(Strategy):
         self.registry = Registry()
         self._refused: set[int] = set()  # nodes whose registration failed
         self._record = RoundRecord(0)  # of the round under way
-        self._updates: dict[str, Update] = {}
         self._evaluations: dict[str, Evaluation] = {}
         self._exchange: Exchange | None = None
         self._tested_on_arrival = False
@@ -130,7 +129,7 @@ class RoundStrategy(Strategy):
         for server_round in range(1, num_rounds + 1):
             self._record = RoundRecord(server_round, seconds=dict.fromkeys(PHASES, 0.0))
             began = time.monotonic()
-            self._register_new_nodes(grid, timeout)
+            self._register_new_nodes(grid)
             clients = self.registry.clients
             cohort = sorted(
                 generator.sample(clients, max(1, round(self.config.participation * len(clients)))),
@@ -140,9 +139,9 @@ class RoundStrategy(Strategy):
             on_arrival = test and self.evaluates_on_arrival
             self._evaluations = {}
             if test:
-                self._evaluate([client for client in clients if not on_arrival or client not in cohort], grid, timeout)
+                self._evaluate([client for client in clients if not on_arrival or client not in cohort], grid)
             for wave in self.waves(cohort):
-                self._train(server_round, wave, on_arrival, grid, timeout)
+                self._train(server_round, wave, on_arrival, grid)
             if waiting:
                 self._publish(waiting, result)
             waiting = self._record
@@ -153,7 +152,7 @@ class RoundStrategy(Strategy):
         assert waiting is not None
         self._evaluations = {}
         began = time.monotonic()
-        self._finish(grid, timeout)
+        self._finish(grid)
         waiting.seconds["total"] += time.monotonic() - began
         self._publish(waiting, result)
         return result
@@ -211,21 +210,18 @@ class RoundStrategy(Strategy):
 
     # Inside ---------------------------------------------------------------------------------------------------------
 
-    def _register_new_nodes(self, grid: Grid, timeout: float) -> None:
+    def _register_new_nodes(self, grid: Grid) -> None:
         live = set(grid.get_node_ids())
         self._refused &= live  # a node that went away may try again
         new = sorted(live - self.registry.nodes() - self._refused)
         if new:
-            greeting = protocol.encode_greeting()
-            requests = {
-                f"node {node}": Message(
-                    greeting, node, protocol.REGISTER, ttl=max(timeout, _START_PATIENCE) + _TTL_MARGIN
-                )
-                for node in new
-            }
             known = {client.key for client in self.registry.clients}
             # The first exchange of a simulation waits for its workers to start, whatever the deadline of a round.
-            patience = timeout if self.registry.clients else max(timeout, _START_PATIENCE)
+            patience = self._deadline if known else max(self._deadline, _START_PATIENCE)
+            greeting = protocol.encode_greeting()
+            requests = {
+                f"node {node}": Message(greeting, node, protocol.REGISTER, ttl=patience + _TTL_MARGIN) for node in new
+            }
             self._exchange = Exchange(grid, requests, patience, 1.0, self._fail)
             taken = set()  # nodes that asked for a key which another still holds; it may be gone in the next round
             for name, message in self._exchange.replies():
@@ -256,23 +252,23 @@ class RoundStrategy(Strategy):
         """Tau of a client (paper, section 3.2); 0 for methods without chunks."""
         return 0
 
-    def _train(self, server_round: int, wave: Sequence[Client], evaluate: bool, grid: Grid, timeout: float) -> None:
+    def _train(self, server_round: int, wave: Sequence[Client], evaluate: bool, grid: Grid) -> None:
         config = ConfigRecord({"clients": [client.key for client in wave], "evaluate": evaluate})
         requests = self.configure_train(server_round, ArrayRecord(), config, grid)
         consume = partial(self.aggregate_train, server_round)
-        self._run(requests, wave, consume, grid, timeout, self.config.quorum)
+        self._run(requests, wave, consume, grid, self.config.quorum)
 
-    def _evaluate(self, clients: Sequence[Client], grid: Grid, timeout: float) -> None:
+    def _evaluate(self, clients: Sequence[Client], grid: Grid) -> None:
         if clients:
             server_round = self._record.round
             config = ConfigRecord({"clients": [client.key for client in clients]})
             requests = self.configure_evaluate(server_round, ArrayRecord(), config, grid)
-            self._run(requests, clients, partial(self.aggregate_evaluate, server_round), grid, timeout)
+            self._run(requests, clients, partial(self.aggregate_evaluate, server_round), grid)
 
-    def _finish(self, grid: Grid, timeout: float) -> None:
+    def _finish(self, grid: Grid) -> None:
         clients, server_round = self.registry.clients, self._record.round
         requests = self._requests(protocol.FINISH, clients, server_round, evaluate=True)
-        self._run(requests, clients, partial(self.aggregate_evaluate, server_round), grid, timeout)
+        self._run(requests, clients, partial(self.aggregate_evaluate, server_round), grid)
 
     def _run(
         self,
@@ -280,13 +276,12 @@ class RoundStrategy(Strategy):
         clients: Sequence[Client],
         consume: Callable[[Iterable[Message]], object],
         grid: Grid,
-        timeout: float,
         quorum: float = 1.0,
     ) -> None:
         """One exchange: its replies go to `consume` as they arrive."""
         by_client = {client.key: message for client, message in zip(clients, requests, strict=True)}
         self._record.bytes_down += sum(protocol.payload_bytes(message.content) for message in by_client.values())
-        self._exchange = Exchange(grid, by_client, timeout, quorum, self._fail)
+        self._exchange = Exchange(grid, by_client, self._deadline, quorum, self._fail)
         began, updating = time.monotonic(), self._record.seconds["update"]
         consume(message for _, message in self._exchange.replies())
         updating = self._record.seconds["update"] - updating
