@@ -9,23 +9,19 @@ import dataclasses
 import json
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from common.config import DEFAULT_PROFILE, Config, keys_with_help, load_config, parse_overrides, profiles
 from common.errors import UserError
+from common.processes import free_port, running, tool, wait_until_healthy
 
 APP_DIR = Path(__file__).resolve().parent.parent
 
-_SUPERLINK_STARTS_WITHIN = 60.0  # seconds
 _QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -124,7 +120,7 @@ def _run_with_flower(config: Config, superlink: str, arguments: list[str], envir
         settings = Path(folder) / "run.toml"
         # JSON's strings, numbers and booleans are TOML's.
         settings.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in config.to_dict().items()))
-        command = [_tool("flwr"), "run", str(APP_DIR), superlink, "--stream", "-c", str(settings), *arguments]
+        command = [tool("flwr"), "run", str(APP_DIR), superlink, "--stream", "-c", str(settings), *arguments]
         run_id = _stream(command, superlink, environment)
     if run_id is None:
         print("mh-pfedhn: Flower did not start the run; its own words are above.", file=sys.stderr)
@@ -159,7 +155,7 @@ def _stream(command: list[str], superlink: str, environment: dict[str, str]) -> 
         except KeyboardInterrupt:
             flower.terminate()
             if run_id:
-                subprocess.run([_tool("flwr"), "stop", run_id, superlink], env=environment, check=False)
+                subprocess.run([tool("flwr"), "stop", run_id, superlink], env=environment, check=False)
             print("mh-pfedhn: interrupted; what was computed so far is in the run's folder.", file=sys.stderr)
     return run_id
 
@@ -174,7 +170,7 @@ def _plain(line: str) -> str:
 
 def _status(run_id: str, superlink: str, environment: dict[str, str]) -> str:
     """Such as `finished:completed` or `finished:failed`."""
-    command = [_tool("flwr"), "list", superlink, "--run-id", run_id, "--format", "json"]
+    command = [tool("flwr"), "list", superlink, "--run-id", run_id, "--format", "json"]
     for _ in range(20):
         answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout
         try:
@@ -193,47 +189,17 @@ def _local_superlink() -> Iterator[tuple[str, dict[str, str]]]:
     with tempfile.TemporaryDirectory(prefix="mh-pfedhn-") as home:
         environment = _KEEP_MEMORY | dict(os.environ) | _QUIET | {"FLWR_HOME": home}
         environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
-        port = _free_port()
+        port = free_port()
         Path(home, "config.toml").write_text(
             '[superlink]\ndefault = "simulation"\n\n'
             f'[superlink.simulation]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
         )
-        command = [_tool("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
+        command = [tool("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
         command += ["--host", "127.0.0.1", "--port", str(port)]
-        with Path(home, "superlink.log").open("wb") as log:
-            superlink = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        try:
-            _wait_until_healthy(superlink, port, Path(home, "superlink.log"))
+        log = Path(home, "superlink.log")
+        with running(command, log, environment) as superlink:
+            wait_until_healthy(superlink, port, log)
             yield "simulation", environment
-        finally:
-            superlink.send_signal(signal.SIGTERM)
-            try:
-                superlink.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                superlink.kill()
-                superlink.wait()
-
-
-def _wait_until_healthy(superlink: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    ends = time.monotonic() + _SUPERLINK_STARTS_WITHIN
-    while time.monotonic() < ends and superlink.poll() is None:
-        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
-            return
-        time.sleep(0.1)
-    raise UserError(f"Flower's SuperLink did not start on port {port}; its log ends: {log.read_text()[-2000:]}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _tool(name: str) -> str:
-    """A command of the environment that this script runs in, whether or not it is activated."""
-    return str(Path(sys.executable).parent / name)
 
 
 def _report(options: argparse.Namespace) -> int:

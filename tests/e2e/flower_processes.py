@@ -1,16 +1,16 @@
-"""Helpers that start real Flower processes on loopback and stop them by their process ids."""
+"""Helpers that start real Flower processes on loopback."""
 
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from common.cli import APP_DIR, _free_port, _wait_until_healthy
+from common.cli import APP_DIR
+from common.processes import free_port, running, tool, wait_until_healthy
 
 BIN = Path(sys.executable).parent
 
@@ -33,43 +33,27 @@ def run(
 
 
 @contextlib.contextmanager
-def process(command: list[str], log: Path, env: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that runs until the block ends."""
-    with log.open("wb") as file:
-        started = subprocess.Popen(command, env=env, stdout=file, stderr=file, start_new_session=True)
-    try:
-        yield started
-    finally:
-        started.send_signal(signal.SIGTERM)
-        try:
-            started.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            started.kill()
-            started.wait()
-
-
-@contextlib.contextmanager
 def superlink(home: Path, *arguments: str, **extra: str) -> Iterator[tuple[str, dict[str, str]]]:
     """A SuperLink; yields its address and an environment in which it is the connection `federation`."""
     home.mkdir(parents=True)
-    port = _free_port()
+    port = free_port()
     env = environment(home, **extra)
     connection = (
         f'[superlink]\ndefault = "federation"\n[superlink.federation]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
     )
     (home / "config.toml").write_text(connection)
-    command = [str(BIN / "flower-superlink"), "--insecure", "--host", "127.0.0.1", "--port", str(port), *arguments]
-    with process(command, home / "superlink.log", env) as started:
-        _wait_until_healthy(started, port, home / "superlink.log")
+    command = [tool("flower-superlink"), "--insecure", "--host", "127.0.0.1", "--port", str(port), *arguments]
+    with running(command, home / "superlink.log", env) as started:
+        wait_until_healthy(started, port, home / "superlink.log")
         yield f"127.0.0.1:{port}", env
 
 
 @contextlib.contextmanager
 def supernode(address: str, name: str, node_config: str, home: Path, env: Mapping[str, str]) -> Iterator[None]:
     """A SuperNode that is connected to a SuperLink."""
-    command = [str(BIN / "flower-supernode"), "--insecure", "--superlink", address, "--host", "127.0.0.1"]
-    command += ["--port", str(_free_port()), "--node-config", node_config]
-    with process(command, home / f"{name}.log", env):
+    command = [tool("flower-supernode"), "--insecure", "--superlink", address, "--host", "127.0.0.1"]
+    command += ["--port", str(free_port()), "--node-config", node_config]
+    with running(command, home / f"{name}.log", env):
         yield
 
 
@@ -78,4 +62,4 @@ def metrics(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
-__all__ = ["APP_DIR", "BIN", "environment", "metrics", "process", "run", "superlink", "supernode"]
+__all__ = ["APP_DIR", "BIN", "environment", "metrics", "run", "superlink", "supernode"]

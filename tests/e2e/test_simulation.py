@@ -11,6 +11,7 @@ import torch
 from flower_processes import APP_DIR, BIN, environment, metrics, run
 
 from common.models import build_model
+from common.processes import free_port
 
 pytestmark = pytest.mark.e2e
 
@@ -71,9 +72,7 @@ def test_misbehaving_clients_lose_their_round_and_nothing_else_happens(tmp_path:
 
 
 def test_plain_flwr_run_serves_the_two_nodes_that_flower_starts(tmp_path: Path):
-    from common.cli import _free_port
-
-    port = str(_free_port())
+    port = str(free_port())
     env = environment(tmp_path / "home", FLWR_LOCAL_SUPERLINK_HTTP_API_PORT=port)
     env.pop("FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", None)
     settings = f"max-samples-per-class=12 num-rounds=1 hidden-dim=8 run-name='run' results-dir='{tmp_path}'"
