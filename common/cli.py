@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -69,6 +70,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.profile:
         overrides["profile"] = options.profile
     config = load_config(overrides).named()
+    # A terminated script stops its run and its SuperLink as an interrupted one does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if options.superlink:
         return _run_with_flower(config, options.superlink, [], dict(os.environ) | _QUIET)
     here = Path.cwd()
