@@ -75,10 +75,12 @@ def _run(options: argparse.Namespace) -> int:
     if options.superlink:
         return _run_with_flower(config, options.superlink, [], dict(os.environ) | _QUIET)
     here = Path.cwd()
+    data_path = here / Path(config.data_dir).expanduser()
+    if config.data_dir != Config.data_dir and not data_path.exists():
+        # Data that come with the project would be found all the same, and the typing error would go unseen.
+        raise UserError(f"data-dir is {config.data_dir!r}, but there is no {data_path}.")
     config = dataclasses.replace(
-        config,
-        data_dir=str(here / Path(config.data_dir).expanduser()),
-        results_dir=str(here / Path(config.results_dir).expanduser()),
+        config, data_dir=str(data_path), results_dir=str(here / Path(config.results_dir).expanduser())
     )
     _check_simulation(config)
     with _local_superlink() as (name, environment):
@@ -99,6 +101,12 @@ def _check_simulation(config: Config) -> None:
         raise UserError(f"{config.results_path / config.run_name} holds a run already: choose another run-name.")
     resolve_device(config.device)
     divide(config, config.num_clients)
+    try:
+        config.results_path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=config.results_path):
+            pass
+    except OSError as error:
+        raise UserError(f"results-dir {config.results_path} cannot be written to: {error.strerror}.") from error
 
 
 def _federation(config: Config) -> list[str]:

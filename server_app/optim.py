@@ -9,10 +9,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from common.config import REDUCTIONS, SCHEDULES
 from server_app.hypernetwork import HyperNetwork
-
-SCHEDULES = ("joint", "per-client", "sequential")
-REDUCTIONS = ("sum", "mean")
 
 
 class HyperNetworkOptimizer:

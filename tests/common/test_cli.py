@@ -143,3 +143,12 @@ def test_help_ends_with_0(capsys):
     assert ended.value.code == 0
     text = capsys.readouterr().out
     assert all(f"    {command} " in text for command in ("run", "report", "profiles"))
+
+
+def test_a_mistyped_data_folder_is_not_passed_over_for_the_data_that_come_with_the_project(complaint, tmp_path):
+    assert "'no/such/folder'" in complaint("run", "-c", "data-dir=no/such/folder", f"results-dir={tmp_path}")
+
+
+def test_a_results_folder_that_cannot_be_written_to_is_named(complaint, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert str(tmp_path / "file") in complaint("run", "-c", f"results-dir={tmp_path / 'file'}")
