@@ -1,6 +1,5 @@
 """A site: its private model and data. Here the simulated kind, which holds one part of a public data set."""
 
-import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,6 +13,7 @@ from common.data.simulation import divide
 from common.device import resolve_device
 from common.models import build_model
 from common.params import ParameterVector
+from common.seeding import seeded_generator
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +30,7 @@ class Site:
 
     def generator(self, seed: int, server_round: int) -> torch.Generator:
         """A generator that depends on the run's seed, this client and the round alone."""
-        digest = hashlib.sha256(f"{seed}/{self.key}/{server_round}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        return seeded_generator(seed, f"{self.key}/{server_round}")
 
 
 def simulated_site(config: Config, partition_id: int, num_partitions: int) -> Site:

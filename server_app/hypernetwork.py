@@ -4,13 +4,14 @@ Notation of the paper: K parameters of a client's model, N values a chunk, tau =
 embedding vector, H the hidden size. Pure PyTorch; nothing here knows about Flower or about a client's architecture.
 """
 
-import hashlib
 import math
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
+
+from common.seeding import seeded_generator
 
 
 class Head(nn.Module):
@@ -82,7 +83,7 @@ class HyperNetwork(nn.Module):
         tau = self.num_chunks(key)
         if _name(key) not in self.embeddings:
             embedding = torch.empty(tau, self.embedding_dim)
-            embedding.normal_(0.0, self.embedding_init_std, generator=self._generator(f"embedding/{key}"))
+            embedding.normal_(0.0, self.embedding_init_std, generator=seeded_generator(self.seed, f"embedding/{key}"))
             self.embeddings[_name(key)] = Parameter(embedding.to(self.device))
         if str(tau) not in self.heads:
             head = Head(tau, self.hidden_dim, self.chunk_size)
@@ -142,14 +143,10 @@ class HyperNetwork(nn.Module):
     def _init_linear(self, weight: Tensor, bias: Tensor, fan_in: int, name: str, scale: float = 1.0) -> None:
         """PyTorch's default for nn.Linear, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), times scale."""
         bound = scale / math.sqrt(fan_in)
-        generator = self._generator(name)
+        generator = seeded_generator(self.seed, name)
         with torch.no_grad():
             weight.uniform_(-bound, bound, generator=generator)
             bias.uniform_(-bound, bound, generator=generator)
-
-    def _generator(self, name: str) -> torch.Generator:
-        digest = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def _name(key: str) -> str:
