@@ -2,22 +2,29 @@
 
     python benchmarks/server_step.py [--device cuda]
 
-Both sides run in this process, on the same deltas, in turns; prints JSON with the ratio of their median times.
+Both sides run in one process, on the same deltas, in turns; prints JSON with the ratio of their median times. That is
+done twice, each in a process of its own: with the memory settings that `mh-pfedhn run` gives its processes, for both
+sides, and without them.
 """
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from common.processes import KEEP_MEMORY
 from server_app.hypernetwork import HyperNetwork
 from server_app.optim import HyperNetworkOptimizer
 
 NUM_PARAMS = 239_856  # LeNet for CIFAR-100
+ENVIRONMENTS: dict[str, dict[str, str]] = {"as-under-mh-pfedhn-run": KEEP_MEMORY, "without-memory-settings": {}}
 CHUNK, EMBEDDING, HIDDEN = 3072, 64, 128
 
 
@@ -49,13 +56,25 @@ def seconds(step: Callable[[], None], device: str) -> float:
     return time.perf_counter() - began
 
 
+def measured(settings: dict[str, str]) -> dict[str, object]:
+    """The result of a process of its own with these environment variables."""
+    command = [sys.executable, *sys.argv, "--here"]
+    done = subprocess.run(command, env=os.environ | settings, check=True, stdout=subprocess.PIPE, text=True)
+    result: dict[str, object] = json.loads(done.stdout)
+    return result
+
+
 def main() -> None:
     """Time both sides and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--repeats", type=int, default=5, help="of each side, after one that is not counted")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--here", action="store_true", help="measure in this process, under the settings it was given")
     options = parser.parse_args()
+    if not options.here:
+        print(json.dumps({name: measured(env) for name, env in ENVIRONMENTS.items()}, indent=2))
+        return
     keys = [f"client-{i}" for i in range(options.clients)]
     generator = torch.Generator().manual_seed(0)
     deltas = {key: (1e-3 * torch.randn(NUM_PARAMS, generator=generator)).to(options.device) for key in keys}

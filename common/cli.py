@@ -19,7 +19,7 @@ from pathlib import Path
 
 from common.config import DEFAULT_PROFILE, Config, keys_with_help, load_config, parse_overrides, profiles
 from common.errors import UserError
-from common.processes import free_port, running, tool, wait_until_healthy
+from common.processes import KEEP_MEMORY, free_port, running, tool, wait_until_healthy
 
 APP_DIR = Path(__file__).resolve().parent.parent
 
@@ -32,9 +32,6 @@ _QUIET = {
     # Ray announces this change of a default at every start.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-# glibc hands large blocks back to the kernel as soon as they are free, and every training step then faults them in
-# again: that is an eighth of a LeNet step and a third of its test. The processes of a simulation keep them.
-_KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 # Flower's log lines: a coloured level, a colon, the text.
 _LOG_LINE = re.compile(r"^\x1b\[\d+m(?P<level>[A-Z]+) *\x1b\[0m: +(?P<text>.*)$", re.DOTALL)
 # What Flower says about federation sizes, which this script has chosen.
@@ -62,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"mh-pfedhn: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("mh-pfedhn: interrupted before the run began.", file=sys.stderr)
+        return 1
     return status
 
 
@@ -198,7 +198,7 @@ def _status(run_id: str, superlink: str, environment: dict[str, str]) -> str:
 def _local_superlink() -> Iterator[tuple[str, dict[str, str]]]:
     """A SuperLink for one simulation; Flower's shared one would keep the environment of whoever started it."""
     with tempfile.TemporaryDirectory(prefix="mh-pfedhn-") as home:
-        environment = _KEEP_MEMORY | dict(os.environ) | _QUIET | {"FLWR_HOME": home}
+        environment = KEEP_MEMORY | dict(os.environ) | _QUIET | {"FLWR_HOME": home}
         environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
         port = free_port()
         Path(home, "config.toml").write_text(

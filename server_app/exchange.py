@@ -7,9 +7,11 @@ import math
 import re
 import time
 from collections.abc import Iterator, Mapping
+from logging import INFO
 from typing import Protocol
 
 from flwr.app import Error, Message
+from flwr.common import log
 from flwr.serverapp import Grid
 
 from common.errors import UserError
@@ -49,6 +51,7 @@ class Exchange:
     requests: one message a client, under the client's key.
     deadline: seconds after which missing replies count as late.
     quorum: share of the clients (0 to 1] whose good replies end the exchange early.
+    reject: is told of every client that fails.
     """
 
     def __init__(
@@ -115,7 +118,7 @@ def wait_for_nodes(grid: Grid, at_least: int, timeout: float) -> list[int]:
     Raises UserError when fewer came within `timeout` seconds.
     """
     ends = time.monotonic() + timeout
-    before: list[int] = []
+    before: list[int] | None = None
     while True:
         nodes = sorted(grid.get_node_ids())
         if len(nodes) >= at_least and nodes == before:
@@ -125,5 +128,7 @@ def wait_for_nodes(grid: Grid, at_least: int, timeout: float) -> list[int]:
                 f"{len(nodes)} of at least {at_least} nodes (min-clients) connected within {timeout:g} s (deadline): "
                 "start more SuperNodes or lower min-clients."
             )
+        if len(nodes) < at_least and nodes != before:
+            log(INFO, "%d of at least %d nodes (min-clients) are connected; waiting for more.", len(nodes), at_least)
         before = nodes
         time.sleep(_LONGEST_PAUSE)

@@ -152,3 +152,12 @@ def test_a_mistyped_data_folder_is_not_passed_over_for_the_data_that_come_with_t
 def test_a_results_folder_that_cannot_be_written_to_is_named(complaint, tmp_path):
     (tmp_path / "file").write_text("")
     assert str(tmp_path / "file") in complaint("run", "-c", f"results-dir={tmp_path / 'file'}")
+
+
+def test_an_interrupt_before_the_run_ends_with_one_line(monkeypatch, capsys):
+    def interrupted(overrides):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("common.cli.load_config", interrupted)
+    assert main(["run"]) == 1
+    assert capsys.readouterr().err == "mh-pfedhn: interrupted before the run began.\n"

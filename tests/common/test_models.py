@@ -29,15 +29,6 @@ CIFAR100_ONLY = {"mlp": (408_100, 133), "squeezenet1_0": (786_724, 257), "squeez
 RESNET_BLOCKS = {"resnet10": (3, 3, 4), "resnet12": (1, 5, 6), "resnet18": (6, 6, 6)}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Models this small gain nothing from threads, and on a busy machine waiting for them costs seconds."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @cache
 def built(name, shape, num_classes, seed=0):
     return build_model(name, shape, num_classes, seed)

@@ -18,6 +18,19 @@ Name = tuple[str | int, ...]
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
+CHUNK = 7
+# tau 5 (last chunk partly cut), tau 2 (exact), tau 5 again with another K, tau 1 exact, tau 1 with K < N
+CLIENTS = {"five": 33, "two": 14, "five-too": 30, "one": 7, "tiny": 3}
+
+
+def build(clients: dict[str, int] = CLIENTS, **overrides: float) -> HyperNetwork:
+    """The implementation under test, small, with these clients registered in this order."""
+    options = {"chunk_size": CHUNK, "embedding_dim": 6, "hidden_dim": 8, "head_init_scale": 1.0, "seed": 3}
+    hypernetwork = HyperNetwork(**(options | overrides))
+    for key, num_params in clients.items():
+        hypernetwork.register(key, num_params=num_params)
+    return hypernetwork
+
 
 def implementation_tensors(
     hypernetwork: HyperNetwork, clients: dict[str, int], chunk_size: int

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 from reference import (
+    CHUNK,
+    CLIENTS,
     Reference,
     as_arrays,
     assert_same_adam_state,
     assert_same_values,
+    build,
     implementation_tensors,
     random_deltas,
 )
@@ -17,28 +20,8 @@ from reference import (
 from server_app.hypernetwork import HyperNetwork
 from server_app.optim import HyperNetworkOptimizer
 
-CHUNK = 7
-# tau 5 (last chunk partly cut), tau 2 (exact), tau 5 again with another K, tau 1 exact, tau 1 with K < N
-CLIENTS = {"five": 33, "two": 14, "five-too": 30, "one": 7, "tiny": 3}
 LR = 1e-2
 NEVER = 1e9  # a norm that no gradient here reaches
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tensors this small gain nothing from threads, and on a busy machine waiting for them costs seconds."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def build(clients=CLIENTS, **overrides) -> HyperNetwork:
-    options = {"chunk_size": CHUNK, "embedding_dim": 6, "hidden_dim": 8, "head_init_scale": 1.0, "seed": 3}
-    hypernetwork = HyperNetwork(**(options | overrides))
-    for key, num_params in clients.items():
-        hypernetwork.register(key, num_params=num_params)
-    return hypernetwork
 
 
 def sizes(*keys: str) -> dict[str, int]:
