@@ -22,6 +22,12 @@ def train_personal(message: Message, context: Context) -> Message:
     return _answer(message, context, Trainer.train)
 
 
+@app.train("global")
+def train_global(message: Message, context: Context) -> Message:
+    """Answer a `train.global`."""
+    return _answer(message, context, Trainer.train_global)
+
+
 @app.train("finish")
 def finish(message: Message, context: Context) -> Message:
     """Answer a `train.finish`."""

@@ -1,4 +1,4 @@
-"""What a client keeps between rounds, on its own disk: batch-norm statistics, a local model, its final personal model.
+"""What a client keeps between rounds, on its own disk: batch-norm statistics, layers and models kept local.
 
 Flower's `context.state` dies with the SuperNode, so it is not used. Files hold plain tensors and are read with
 `weights_only=True`.
@@ -16,14 +16,20 @@ State = dict[str, Tensor]
 
 
 class ClientStore:
-    """The files of one client in one run, under `folder`, which is made when something is kept."""
+    """The files of one client in one run, under `folder`, which is made when something is kept.
 
-    def __init__(self, folder: Path) -> None:
+    What is not there yet is read from `previous`: the client's folder in the run that this one goes on from.
+    """
+
+    def __init__(self, folder: Path, previous: Path | None = None) -> None:
         self._folder = folder
+        self._previous = previous
 
     def load(self, name: str) -> State:
         """The tensors kept under `name`, on the CPU; empty when there are none. Raises UserError for a damaged file."""
         path = self._path(name)
+        if self._previous and not path.exists():
+            path = self._previous / path.name
         if not path.exists():
             return {}
         try:

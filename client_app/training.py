@@ -3,7 +3,7 @@
 Images stay on the device as uint8 and are normalised there, a batch at a time.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,9 @@ from torch.nn import functional
 from common.evaluation import Evaluation
 
 _TEST_BATCH = 256
+
+# From logits [b, classes], labels [b] and the samples' indices [b] to the mean loss of a batch.
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +48,18 @@ class SGDSettings:
     max_grad_norm: float
 
 
-def train(model: nn.Module, samples: Samples, settings: SGDSettings, generator: torch.Generator) -> float:
+def cross_entropy(logits: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
+    """The ordinary loss."""
+    return functional.cross_entropy(logits, labels)
+
+
+def train(
+    model: nn.Module,
+    samples: Samples,
+    settings: SGDSettings,
+    generator: torch.Generator,
+    loss_of: Loss = cross_entropy,
+) -> float:
     """Train in place; return the mean loss over all samples and epochs. `generator` draws the order of the samples."""
     model.train()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -54,9 +68,10 @@ def train(model: nn.Module, samples: Samples, settings: SGDSettings, generator: 
     )
     total = torch.zeros((), device=samples.labels.device)
     for _ in range(settings.epochs):
-        for indices in _shuffled_batches(len(samples), settings.batch_size, generator):
-            images, labels = samples.batch(indices.to(samples.labels.device))
-            loss = functional.cross_entropy(model(images), labels)
+        for batch in _shuffled_batches(len(samples), settings.batch_size, generator):
+            indices = batch.to(samples.labels.device)
+            images, labels = samples.batch(indices)
+            loss = loss_of(model(images), labels, indices)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
@@ -65,17 +80,20 @@ def train(model: nn.Module, samples: Samples, settings: SGDSettings, generator: 
     return float(total) / (settings.epochs * len(samples))
 
 
+def predict(model: nn.Module, samples: Samples) -> Tensor:
+    """Logits of all samples, in evaluation mode. Shape [n, classes]."""
+    model.eval()
+    with torch.no_grad():
+        every = torch.arange(len(samples), device=samples.labels.device)
+        return torch.cat([model(samples.batch(indices)[0]) for indices in every.split(_TEST_BATCH)])
+
+
 def evaluate(model: nn.Module, samples: Samples) -> Evaluation:
     """Test a model on all samples."""
-    model.eval()
-    correct = loss = torch.zeros((), device=samples.labels.device)
-    with torch.inference_mode():
-        for indices in torch.arange(len(samples), device=samples.labels.device).split(_TEST_BATCH):
-            images, labels = samples.batch(indices)
-            logits = model(images)
-            correct = correct + (logits.argmax(dim=1) == labels).sum()
-            loss = loss + functional.cross_entropy(logits, labels, reduction="sum")
-    return Evaluation(int(correct), len(samples), float(loss) / len(samples))
+    logits = predict(model, samples)
+    correct = (logits.argmax(dim=1) == samples.labels).sum()
+    loss = functional.cross_entropy(logits, samples.labels)
+    return Evaluation(int(correct), len(samples), float(loss))
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:

@@ -79,8 +79,12 @@ def _run(options: argparse.Namespace) -> int:
     if config.data_dir != Config.data_dir and not data_path.exists():
         # Data that come with the project would be found all the same, and the typing error would go unseen.
         raise UserError(f"data-dir is {config.data_dir!r}, but there is no {data_path}.")
+    resume = str(here / Path(config.resume).expanduser()) if config.resume else ""
     config = dataclasses.replace(
-        config, data_dir=str(data_path), results_dir=str(here / Path(config.results_dir).expanduser())
+        config,
+        data_dir=str(data_path),
+        results_dir=str(here / Path(config.results_dir).expanduser()),
+        resume=resume,
     )
     _check_simulation(config)
     with _local_superlink() as (name, environment):
@@ -92,11 +96,13 @@ def _check_simulation(config: Config) -> None:
     from common.data.simulation import divide
     from common.device import resolve_device
 
-    if config.num_clients < config.min_clients:
+    if config.num_nodes < config.min_clients:
         raise UserError(
-            f"num-clients is {config.num_clients}, but min-clients is {config.min_clients}: "
-            "raise the one or lower the other."
+            f"{config.num_nodes} clients take part (num-clients less held-out), but min-clients is "
+            f"{config.min_clients}: raise the one or lower the other."
         )
+    if config.resume and not config.resume_path.exists():
+        raise UserError(f"resume is {config.resume!r}, but there is no such run folder or checkpoint file.")
     if (config.results_path / config.run_name / "metrics.jsonl").exists():
         raise UserError(f"{config.results_path / config.run_name} holds a run already: choose another run-name.")
     resolve_device(config.device)
@@ -114,10 +120,10 @@ def _federation(config: Config) -> list[str]:
     import torch
 
     cpus = len(os.sched_getaffinity(0))
-    at_once = min(cpus, config.num_clients)
+    at_once = min(cpus, config.num_nodes)
     gpus = torch.cuda.device_count() if config.device != "cpu" and torch.cuda.is_available() else 0
     settings = {
-        "num-supernodes": config.num_clients,
+        "num-supernodes": config.num_nodes,
         "client-resources-num-cpus": 1,
         "client-resources-num-gpus": int(10_000 * gpus / at_once) / 10_000,
         "init-args-num-cpus": at_once,

@@ -21,19 +21,27 @@ from typing import Any
 import yaml
 
 from common.errors import UserError
+from common.variants import VARIANTS
 
 PROFILES_DIR = Path(__file__).resolve().parent.parent / "conf"
 DEFAULT_PROFILE = "quickstart"
 
-METHODS = ("mh-pfedhn", "local", "fedavg")
+METHODS = ("mh-pfedhn", "mh-pfedhn-g", "mh-pfedhn-gd", "local", "fedavg")
+MODES = ("train", "adapt")
+HEADS = ("by-tau", "by-architecture", "per-client", "none")
+DOWNLOADS = ("dense", "half", "int8")
+UPLOADS = (*DOWNLOADS, "topk")
 SCHEDULES = ("joint", "per-client", "sequential")
 REDUCTIONS = ("sum", "mean")
 PARTITIONS = ("non-iid-1", "non-iid-2")
 DATASETS = ("fashion-mnist", "cifar10", "cifar100", "emnist-byclass", "tiny-imagenet", "parquet", "npz")
 MODELS = ("lenet", "vgg8", "resnet10", "resnet12", "resnet18", "mlp", "squeezenet1_0", "squeezenet1_1")
+AUTO = "auto"
 
 # A run's name is the name of a folder, and of nothing outside it.
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+_LISTS = ("models", "held-out-models", "keep-local", "freeze")  # keys that take a comma-separated list
 
 # What a profile file may say beside the keys of Config.
 _PROFILE_ONLY = ("base", "description")
@@ -71,6 +79,12 @@ class Config:
 
     profile: str = _option(DEFAULT_PROFILE, "the profile that these settings started from; several are joined by '+'")
     method: str = _option("mh-pfedhn", "which algorithm runs", choices=METHODS)
+    mode: str = _option(
+        "train",
+        "train from the start, or adapt a trained hypernetwork (`resume`) to clients it has not seen",
+        choices=MODES,
+    )
+    resume: str = _option("", "the run folder or checkpoint file that mode adapt starts from")
     seed: int = _option(0, "all randomness follows from it", minimum=0, maximum=2**31 - 1)
     num_rounds: int = _option(100, "communication rounds", minimum=1)
     num_clients: int = _option(10, "clients of a simulation", minimum=1)
@@ -82,7 +96,26 @@ class Config:
     classes_per_client: int = _option(10, "classes that a client holds under non-iid-1", minimum=1)
     dirichlet_alpha: float = _option(0.01, "concentration of the Dirichlet distribution of non-iid-2", above=0)
     max_samples_per_class: int = _option(0, "keep at most so many samples of a class; 0 keeps all", minimum=0)
-    models: str = _option("lenet", "comma-separated architectures, dealt out to the clients in order", choices=MODELS)
+    models: str = _option(
+        "lenet",
+        "comma-separated architectures, dealt out to the clients in order; after a slash, which layers are generated",
+        choices=(*MODELS, *VARIANTS),
+    )
+
+    held_out: int = _option(
+        0,
+        "clients of a simulation that hold data but stay out of training, the last ones; mode adapt adds them",
+        minimum=0,
+    )
+    held_out_models: str = _option(
+        "",
+        "architectures of the held-out clients, as in models; empty deals them out of models",
+        choices=(*MODELS, *VARIANTS),
+    )
+    keep_local: str = _option(
+        "", "comma-separated patterns of parameter names that simulated clients train but keep to themselves"
+    )
+    freeze: str = _option("", "comma-separated patterns of parameter names that simulated clients leave as initialised")
 
     local_epochs: int = _option(2, "passes over its training data that a client makes in a round", minimum=1)
     batch_size: int = _option(64, "samples in a client's mini-batch", minimum=1)
@@ -90,7 +123,12 @@ class Config:
     client_momentum: float = _option(0.9, "momentum of a client's SGD", minimum=0, maximum=1)
     client_weight_decay: float = _option(5e-4, "weight decay of a client's SGD", minimum=0)
 
-    chunk_size: int = _option(3072, "N: values that the hypernetwork generates a chunk", minimum=1)
+    chunk_size: int | str = _option(
+        AUTO,
+        "N: values that the hypernetwork generates a chunk; auto: at most 3072, the smallest client has 64 chunks",
+        minimum=1,
+        words=(AUTO,),
+    )
     embedding_dim: int = _option(64, "E: size of one embedding vector", minimum=1)
     embedding_init_std: float = _option(1.0, "standard deviation of the initial embeddings", minimum=0)
     hidden_dim: int = _option(128, "H: width of the hypernetwork's trunk", minimum=1)
@@ -98,15 +136,33 @@ class Config:
     hn_lr: float = _option(1e-3, "learning rate of the hypernetwork's Adam", above=0)
     schedule: str = _option("joint", "how deltas become optimizer steps", choices=SCHEDULES)
     reduction: str = _option("sum", "how a joint step combines clients", choices=REDUCTIONS)
+    heads: str = _option("by-tau", "which clients share an output head of the hypernetwork", choices=HEADS)
     anchor: bool = _option(True, "clients add the generated weights to their architecture's seeded initialisation")
     head_init_scale: float | str = _option(
-        "auto", "factor on a head's initial weights; auto is 0.1 with the anchor, 1.0 without", above=0, words=("auto",)
+        AUTO, "factor on a head's initial weights; auto is 0.1 with the anchor, 1.0 without", above=0, words=(AUTO,)
     )
+
+    global_model: str = _option("lenet", "the public model that mh-pfedhn-g and -gd train as well", choices=MODELS)
+    gd_fraction: float = _option(
+        1.0, "share of the simulated clients that deploy the global model", minimum=0, maximum=1
+    )
+    temperature: float = _option(15.0, "T: temperature of the distillation", above=0)
+    distillation_coefficient: float = _option(
+        0.01, "c: weight of the distillation; 1 - c is that of the cross-entropy", minimum=0, maximum=1
+    )
+
+    upload: str = _option("dense", "wire form of what clients send", choices=UPLOADS)
+    download: str = _option("dense", "wire form of what the server sends", choices=DOWNLOADS)
+    topk_fraction: float = _option(0.3, "share of the values, the largest, that upload topk sends", above=0, maximum=1)
+    error_feedback: bool = _option(False, "clients keep what a lossy upload left out and add it to their next one")
 
     deadline: float = _option(3600.0, "seconds after which an exchange ends without the missing replies", above=0)
     quorum: float = _option(1.0, "share of the cohort whose good replies end an exchange early", above=0, maximum=1)
     min_clients: int = _option(2, "clients that must have joined before training starts", minimum=1)
     evaluate_every: int = _option(1, "rounds between evaluations", minimum=1)
+    checkpoint_every: int = _option(
+        50, "rounds between checkpoints; the last round has one too; 0 writes none", minimum=0
+    )
     device: str = _option("auto", "auto uses CUDA where present", choices=("auto", "cpu", "cuda"))
 
     results_dir: str = _option("results", "where run folders go; a relative path starts at the working folder")
@@ -115,10 +171,23 @@ class Config:
     @property
     def model_names(self) -> tuple[str, ...]:
         """The architectures of `models` in order."""
-        return tuple(name.strip() for name in self.models.split(","))
+        return split(self.models)
 
-    def model_of(self, client: int) -> str:
-        """The architecture of simulated client number `client`."""
+    @property
+    def num_nodes(self) -> int:
+        """How many clients take part in a simulation: the held-out ones do in mode adapt only."""
+        return self.num_clients if self.mode == "adapt" else self.num_clients - self.held_out
+
+    def num_parts(self, num_nodes: int) -> int:
+        """Into how many parts the data set of a simulation with so many nodes is divided."""
+        return num_nodes if self.mode == "adapt" else num_nodes + self.held_out
+
+    def model_of(self, client: int, num_parts: int) -> str:
+        """The architecture of simulated client number `client` of `num_parts`, the last of which are held out."""
+        held_out = client - (num_parts - self.held_out)
+        if held_out >= 0 and self.held_out_models:
+            names = split(self.held_out_models)
+            return names[held_out % len(names)]
         return self.model_names[client % len(self.model_names)]
 
     @property
@@ -137,6 +206,11 @@ class Config:
     def results_path(self) -> Path:
         """`results-dir` as an absolute path."""
         return project_dir() / Path(self.results_dir).expanduser()
+
+    @property
+    def resume_path(self) -> Path:
+        """`resume` as an absolute path."""
+        return project_dir() / Path(self.resume).expanduser()
 
     def named(self) -> "Config":
         """The same settings with a `run-name`, made up from method, profile and time when none is set."""
@@ -179,18 +253,40 @@ def load_config(overrides: Mapping[str, object], *, origin: str = "the command l
         raise UserError(f"profile is {profile!r} in {origin}, but must be a name; known profiles: {_names()}.")
     values: dict[str, Any] = {}
     # Where every key is given, as `mh-pfedhn run` does, the profile adds nothing, and may be a file of another machine.
-    if not set(KEYS) <= set(given):
+    if not {*_NEVER_EMPTY, "dataset", "run-name"} <= set(given):
         for name in profile.split("+"):
             values |= _load_profile(name.strip())
     values |= {key: _checked(key, value, origin) for key, value in given.items()}
     config = Config(**{_snake(key): value for key, value in values.items() if key not in _PROFILE_ONLY})
     config = dataclasses.replace(config, profile=profile)
+    _check_together(config)
     if not config.dataset:
         raise UserError(
             f"profile {profile!r} sets hyperparameters but no data set: join it to one that does, "
             f"such as cifar100+{profile}, or set dataset to one of {', '.join(DATASETS)}."
         )
     return config
+
+
+def split(text: str) -> tuple[str, ...]:
+    """The parts of a comma-separated value, without the blanks around them."""
+    return tuple(filter(None, (part.strip() for part in text.split(","))))
+
+
+def _check_together(config: Config) -> None:
+    """Raise UserError for settings that contradict each other."""
+    if config.held_out >= config.num_clients:
+        raise UserError(f"held-out is {config.held_out}, but must be below num-clients, which is {config.num_clients}.")
+    if config.held_out_models and not config.held_out:
+        raise UserError("held-out-models is set, but held-out is 0: say how many clients are held out.")
+    if config.mode == "adapt" and not config.resume:
+        raise UserError("mode is 'adapt', so resume must name the run folder or checkpoint file to start from.")
+    if config.mode == "adapt" and not config.method.startswith("mh-pfedhn"):
+        raise UserError(f"mode is 'adapt', but method {config.method!r} has no hypernetwork that could adapt.")
+    if config.mode == "train" and config.resume:
+        raise UserError(
+            f"resume is {config.resume!r}, but mode is 'train', which starts anew; did you mean mode=adapt?"
+        )
 
 
 def profiles() -> Iterator[tuple[str, str]]:
@@ -273,7 +369,7 @@ def _checked(key: str, value: object, origin: str) -> object:
     """The value in the type of its key, or UserError."""
     field, rule = _RULES[key]
     kinds = {part.strip() for part in str(field.type).replace("<class '", "").replace("'>", "").split("|")}
-    if key == "models" and isinstance(value, list):
+    if key in _LISTS and isinstance(value, list) and all(isinstance(part, str) for part in value):
         value = ",".join(map(str, value))
     wrong = f"{key} is {value!r} in {origin}, but must be"
     if "bool" in kinds:
@@ -305,10 +401,10 @@ def _checked(key: str, value: object, origin: str) -> object:
     if key == "run-name" and not RUN_NAME.fullmatch(value):
         raise UserError(f"{wrong} up to 100 letters, digits, dots, dashes or underscores, a letter or digit first.")
     if rule.choices:
-        for word in value.split(",") if key == "models" else [value]:
+        for word in value.split(",") if key in _LISTS else [value]:
             if word.strip() not in rule.choices:
                 near = _nearest(word.strip(), list(rule.choices))
-                several = "a comma-separated list of" if key == "models" else "one of"
+                several = "a comma-separated list of" if key in _LISTS else "one of"
                 raise UserError(f"{wrong} {several} {', '.join(rule.choices)}{near or '.'}")
     return value
 
@@ -352,6 +448,7 @@ _RULES: dict[str, tuple[dataclasses.Field[Any], _Rule]] = {
     _kebab(field.name): (field, field.metadata["rule"]) for field in dataclasses.fields(Config)
 }
 KEYS = tuple(_RULES)
+_NEVER_EMPTY = frozenset(key for key, (field, _) in _RULES.items() if field.default != "")
 
 
 def keys_with_help() -> Iterator[tuple[str, object, str]]:

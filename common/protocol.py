@@ -12,18 +12,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
-from common.config import RUN_NAME
+from common.codec import decode, encode
+from common.config import DOWNLOADS, RUN_NAME, UPLOADS
+from common.errors import ProtocolError
 from common.evaluation import Evaluation
 
-VERSION = 1
+VERSION = 2
 
 # Message types (a category of Flower's, a dot, an action of ours).
 REGISTER = "query.register"
 PERSONAL = "train.personal"
+GLOBAL = "train.global"
 FINISH = "train.finish"
 EVALUATE = "evaluate"
 
@@ -33,20 +35,22 @@ _INSTRUCTIONS = "instructions"
 _VECTORS = "vectors"
 _METRICS = "metrics"
 
+# Types of the arrays, by the names that Flower gives them.
+_DTYPES = {name: np.dtype(name).newbyteorder("<") for name in ("float32", "float16", "int8", "uint8")}
+_VALUES = "values"  # the codecs' part that travels under the vector's own name
+_NOT_TOPK = 1.0  # topk-fraction where the codec takes none
+
 # Names of the vectors.
-THETA = "theta"  # [K_i] float32, generated weights, server to client
-DELTA = "delta"  # [K_i] float32, theta sent - theta trained, client to server
+THETA = "theta"  # [K] float32, generated weights, server to client: theta_i, or w_g in a global exchange
+DELTA = "delta"  # [K] float32, theta sent - theta trained, client to server
 
-_CLIENT_KEY = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_LABEL = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-class ProtocolError(Exception):
-    """A message that is not what it should be; `reason` is a short name that is counted, `detail` one sentence."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
+# What instructions may say, beyond their types.
+_AT_LEAST = {"local-epochs": 0, "batch-size": 1, "server-round": 1, "teacher-round": 0}
+_CHOICES = {"upload": UPLOADS, "download": DOWNLOADS}
+_NO_RUN = ("previous-run", "")
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,15 @@ class Instructions:
     client_momentum: float
     client_weight_decay: float
     max_grad_norm: float
+    global_model: str  # public name of the model of a global exchange
+    teacher_round: int  # distil from the w_g that came in this round's global exchange; 0: do not distil
+    temperature: float
+    distillation_coefficient: float
+    upload: str  # codec of the reply
+    download: str  # codec of this message
+    topk_fraction: float
+    error_feedback: bool
+    previous_run: str = ""  # take over what was kept in this run, where this one has kept nothing yet
     protocol_version: int = VERSION
 
 
@@ -79,36 +92,49 @@ class TrainingResult:
 
 @dataclass(frozen=True)
 class Registration:
-    """All that a client ever tells about itself."""
+    """All that a client ever tells about itself. The last two are sent only by those who choose to."""
 
     client_key: str
     num_params: int  # K
+    global_num_params: int = 0  # K_g of the public global model, by clients that deploy it
+    group: str = ""  # opaque label that clients of one architecture have in common
 
 
 def encode_registration(registration: Registration) -> RecordDict:
-    """Pack K and the client key."""
+    """Pack K, the client key, and what else the client chose to tell."""
     record = ConfigRecord({"client-key": registration.client_key, "num-params": registration.num_params})
+    if registration.global_num_params:
+        record["global-num-params"] = registration.global_num_params
+    if registration.group:
+        record["group"] = registration.group
     return RecordDict({_REGISTRATION: record})
 
 
 def decode_registration(content: RecordDict) -> Registration:
     """Unpack and check a registration. Raises ProtocolError."""
     record = content.config_records.get(_REGISTRATION)
-    if record is None or set(record) != {"client-key", "num-params"}:
-        raise ProtocolError("malformed", "a registration holds client-key and num-params, no more and no less")
-    key, num_params = record["client-key"], record["num-params"]
-    if not isinstance(key, str) or not _CLIENT_KEY.fullmatch(key):
-        raise ProtocolError("malformed", "a client-key is 1 to 64 letters, digits, dots, dashes and underscores")
-    if type(num_params) is not int or num_params < 1:
-        raise ProtocolError("malformed", f"num-params is {num_params!r}, but must be a whole number of at least 1")
-    return Registration(key, num_params)
+    required = {"client-key", "num-params"}
+    if record is None or not required <= set(record) <= required | {"global-num-params", "group"}:
+        raise ProtocolError(
+            "malformed", "a registration holds client-key and num-params, perhaps global-num-params and group, no more"
+        )
+    for key in ("client-key", "group"):
+        label = record.get(key, "-")
+        if not isinstance(label, str) or not _LABEL.fullmatch(label):
+            raise ProtocolError("malformed", f"a {key} is 1 to 64 letters, digits, dots, dashes and underscores")
+    for key in ("num-params", "global-num-params"):
+        number = record.get(key, 1)
+        if type(number) is not int or number < 1:
+            raise ProtocolError("malformed", f"{key} is {number!r}, but must be a whole number of at least 1")
+    values: dict[str, Any] = {name.replace("-", "_"): value for name, value in record.items()}
+    return Registration(**values)
 
 
 def encode_request(instructions: Instructions, vectors: Mapping[str, Tensor]) -> RecordDict:
-    """Pack a server's request."""
+    """Pack a server's request, the vectors in the wire form that the instructions name as `download`."""
     content = RecordDict({_INSTRUCTIONS: ConfigRecord(_kebab(dataclasses.asdict(instructions)))})
     if vectors:
-        content[_VECTORS] = _encode_vectors(vectors)
+        content[_VECTORS] = _encode_vectors(vectors, instructions.download, _NOT_TOPK)
     return content
 
 
@@ -124,15 +150,21 @@ def decode_instructions(content: RecordDict) -> Instructions:
         raise ProtocolError("malformed", f"the record {_INSTRUCTIONS!r} has missing or unknown keys: {different}")
     values = {}
     for key, field in fields.items():
-        value = record[key]
+        value: Any = record[key]
         if type(value) is not field.type:
             raise ProtocolError("malformed", f"{key} is {value!r}, but must be of type {field.type}")
         if isinstance(value, float) and not (math.isfinite(value) and value >= 0):
             raise ProtocolError("malformed", f"{key} is {value}, but must be a finite number of at least 0")
-        if key in ("local-epochs", "batch-size", "server-round") and value < 1:  # type: ignore[operator]
-            raise ProtocolError("malformed", f"{key} is {value!r}, but must be at least 1")
-        if key == "run-name" and not RUN_NAME.fullmatch(str(value)):
-            raise ProtocolError("malformed", "run-name is not the name of a folder")
+        if key in _AT_LEAST and value < _AT_LEAST[key]:
+            raise ProtocolError("malformed", f"{key} is {value!r}, but must be at least {_AT_LEAST[key]}")
+        if key in ("topk-fraction", "temperature") and value == 0:
+            raise ProtocolError("malformed", f"{key} is 0, but must be above 0")
+        if key in ("topk-fraction", "distillation-coefficient") and value > 1:
+            raise ProtocolError("malformed", f"{key} is {value}, but must be at most 1")
+        if key in _CHOICES and value not in _CHOICES[key]:
+            raise ProtocolError("malformed", f"{key} must be one of {', '.join(_CHOICES[key])}")
+        if key in ("run-name", "previous-run") and not RUN_NAME.fullmatch(str(value)) and (key, value) != _NO_RUN:
+            raise ProtocolError("malformed", f"{key} is not the name of a folder")
         values[field.name] = value
     return Instructions(**values)  # type: ignore[arg-type]
 
@@ -147,24 +179,34 @@ def check_version(record: ConfigRecord) -> None:
         )
 
 
-def encode_greeting() -> RecordDict:
-    """Pack the server's side of a registration: the protocol version."""
-    return RecordDict({_INSTRUCTIONS: ConfigRecord({"protocol-version": VERSION})})
+def encode_greeting(global_model: str = "") -> RecordDict:
+    """Pack the server's side of a registration: the protocol version and the global model, for methods with one."""
+    return RecordDict({_INSTRUCTIONS: ConfigRecord({"protocol-version": VERSION, "global-model": global_model})})
 
 
-def check_greeting(content: RecordDict) -> None:
-    """Raise ProtocolError unless the server speaks this version of the protocol."""
-    check_version(content.config_records.get(_INSTRUCTIONS, ConfigRecord()))
+def decode_greeting(content: RecordDict) -> str:
+    """Return the name of the public global model, empty for methods without one.
+
+    Raises ProtocolError when the server speaks another version of the protocol.
+    """
+    greeting = content.config_records.get(_INSTRUCTIONS, ConfigRecord())
+    check_version(greeting)
+    name = greeting.get("global-model", "")
+    if not isinstance(name, str):
+        raise ProtocolError("malformed", "global-model must be text")
+    return name
 
 
-def encode_training_result(result: TrainingResult, vectors: Mapping[str, Tensor]) -> RecordDict:
-    """Pack a client's reply to a training request."""
+def encode_training_result(
+    result: TrainingResult, vectors: Mapping[str, Tensor], upload: str = "dense", topk_fraction: float = _NOT_TOPK
+) -> RecordDict:
+    """Pack a client's reply to a training request, the vectors in the wire form `upload`."""
     metrics = MetricRecord({"num-examples": result.num_examples, "train-loss": result.train_loss})
     if result.evaluation:
         metrics.update(_evaluation_metrics(result.evaluation))
     content = RecordDict({_METRICS: metrics})
     if vectors:
-        content[_VECTORS] = _encode_vectors(vectors)
+        content[_VECTORS] = _encode_vectors(vectors, upload, topk_fraction)
     return content
 
 
@@ -186,15 +228,26 @@ def decode_evaluation(content: RecordDict) -> Evaluation:
     return _decode_evaluation(_metrics(content))
 
 
-def decode_vectors(content: RecordDict, lengths: Mapping[str, int]) -> dict[str, Tensor]:
-    """Unpack the float32 vectors of a message: exactly these names, of exactly these lengths, all values finite.
+def decode_vectors(
+    content: RecordDict, lengths: Mapping[str, int], codec: str = "dense", topk_fraction: float = _NOT_TOPK
+) -> dict[str, Tensor]:
+    """Unpack the vectors of a message: exactly these names, of exactly these lengths, all values finite.
 
     Raises ProtocolError with reason `malformed`, `wrong-dtype`, `wrong-length` or `not-finite`.
     """
     record = content.array_records.get(_VECTORS, ArrayRecord())
-    if set(record) != set(lengths):
-        raise ProtocolError("malformed", f"the message holds vectors {sorted(record)}, but must hold {sorted(lengths)}")
-    return {name: _decode_vector(name, record[name], length) for name, length in lengths.items()}
+    parts: dict[str, dict[str, np.ndarray]] = {name: {} for name in lengths}
+    for label, array in record.items():
+        name, _, part = label.partition("/")
+        if name not in parts:
+            raise ProtocolError(
+                "malformed", f"the message holds {label[:40]!r}, but must hold the vectors {sorted(lengths)}"
+            )
+        # No codec needs more values than the vector has.
+        parts[name][part or _VALUES] = _decode_array(label, array, lengths[name])
+    if missing := [name for name, found in parts.items() if not found]:
+        raise ProtocolError("malformed", f"the message lacks the vectors {missing}")
+    return {name: decode(parts[name], codec, topk_fraction, length) for name, length in lengths.items()}
 
 
 def payload_bytes(content: RecordDict) -> int:
@@ -202,33 +255,37 @@ def payload_bytes(content: RecordDict) -> int:
     return sum(len(array.data) for record in content.array_records.values() for array in record.values())
 
 
-def _encode_vectors(vectors: Mapping[str, Tensor]) -> ArrayRecord:
-    return ArrayRecord({name: Array(vector.detach().cpu().numpy()) for name, vector in vectors.items()})
+def _encode_vectors(vectors: Mapping[str, Tensor], codec: str, topk_fraction: float) -> ArrayRecord:
+    """Each vector under its own name; where a codec makes several arrays of it, the others are `name/part`."""
+    arrays = {}
+    for name, vector in vectors.items():
+        for part, values in encode(vector.detach().cpu(), codec, topk_fraction).items():
+            arrays[name if part == _VALUES else f"{name}/{part}"] = Array(values)
+    return ArrayRecord(arrays)
 
 
-def _decode_vector(name: str, array: Array, length: int) -> Tensor:
-    if array.dtype != "float32":
-        raise ProtocolError("wrong-dtype", f"vector {name!r} is {str(array.dtype)[:20]}, but must be float32")
-    if tuple(array.shape) != (length,):
-        raise ProtocolError(
-            "wrong-length", f"vector {name!r} has shape {str(tuple(array.shape))[:60]}, not ({length},)"
-        )
-    # The bytes are a NumPy file. Only one header is right, so it is compared and never parsed.
-    header = _npy_header(length)
-    if len(array.data) != len(header) + 4 * length or not array.data.startswith(header):
-        raise ProtocolError("malformed", f"the bytes of vector {name!r} are not the {length} float32 values they claim")
-    # A copy: the bytes of a message are read-only, and PyTorch has no read-only tensors.
-    vector = torch.from_numpy(np.frombuffer(array.data, "<f4", offset=len(header)).copy())
-    if not bool(torch.isfinite(vector).all()):
-        raise ProtocolError("not-finite", f"vector {name!r} holds NaN or infinity")
-    return vector
+def _decode_array(name: str, array: Array, longest: int) -> np.ndarray:
+    """The values of an array of a message, read-only. The bytes are a NumPy file of one dimension.
+
+    Only one header is right for a type and a length, so it is compared and never parsed.
+    """
+    dtype = _DTYPES.get(array.dtype)
+    if dtype is None:
+        raise ProtocolError("wrong-dtype", f"{name!r} is {str(array.dtype)[:20]}, which no codec sends")
+    shape = tuple(array.shape)
+    if len(shape) != 1 or type(shape[0]) is not int or not 0 <= shape[0] <= longest:
+        raise ProtocolError("wrong-length", f"{name!r} has shape {str(shape)[:60]}, for a vector of {longest} values")
+    (length,) = shape
+    header = _npy_header(dtype, length)
+    if len(array.data) != len(header) + dtype.itemsize * length or not array.data.startswith(header):
+        raise ProtocolError("malformed", f"the bytes of {name!r} are not the {length} {dtype} values they claim")
+    return np.frombuffer(array.data, dtype, offset=len(header))
 
 
-def _npy_header(length: int) -> bytes:
-    """What NumPy writes before a float32 vector of this length."""
+def _npy_header(dtype: np.dtype, length: int) -> bytes:
+    """What NumPy writes before a vector of this type and length."""
     stream = io.BytesIO()
-    description = {"descr": "<f4", "fortran_order": False, "shape": (length,)}
-    np.lib.format.write_array_header_1_0(stream, description)
+    np.lib.format.write_array_header_1_0(stream, {"descr": dtype.str, "fortran_order": False, "shape": (length,)})
     return stream.getvalue()
 
 

@@ -11,6 +11,7 @@ from common.config import Config, load_config
 from common.data.partition import class_counts
 from common.data.simulation import divide
 from common.errors import UserError
+from server_app import checkpoint
 from server_app.exchange import wait_for_nodes
 from server_app.registry import Client
 from server_app.strategies import STRATEGIES, Run
@@ -38,15 +39,38 @@ def serve(grid: Grid, config: Config, *, simulated: bool) -> None:
     at_least, within = (1, _SIMULATION_STARTS_WITHIN) if simulated else (config.min_clients, config.deadline)
     nodes = wait_for_nodes(grid, at_least, within)
     config = config.named()
-    dataset, parts = divide(config, len(nodes)) if simulated else (None, [])
+    start = checkpoint.load(config.resume_path) if config.mode == "adapt" else None
+    if start:
+        _check_same(config, start, simulated)
+    num_parts = config.num_parts(len(nodes))
+    dataset, parts = divide(config, num_parts) if simulated else (None, [])
     tracker = RunTracker(config.results_path / config.run_name, config.to_dict(), num_rounds=config.num_rounds)
     if dataset:
-        counts = class_counts(dataset.labels, parts, dataset.num_classes)
+        counts = class_counts(dataset.labels, parts[: len(nodes)], dataset.num_classes)
         tracker.set_class_counts({str(i): row.tolist() for i, row in enumerate(counts)}, dataset.class_names)
 
     def architecture_of(client: Client) -> str:
-        return config.model_of(int(client.key)) if simulated else f"K = {client.num_params:,}"
+        return config.model_of(int(client.key), num_parts) if simulated else f"K = {client.num_params:,}"
 
-    strategy = STRATEGIES[config.method](Run(config, tracker, architecture_of))
+    strategy = STRATEGIES[config.method](Run(config, tracker, architecture_of, start))
     strategy.start(grid, ArrayRecord(), config.num_rounds, timeout=config.deadline)
     tracker.finish()
+
+
+def _check_same(config: Config, start: checkpoint.Checkpoint, simulated: bool) -> None:
+    """Raise UserError where this run would read the checkpoint's weights as something that they are not."""
+    keys = ["seed", "anchor"]
+    if simulated:
+        keys += ["dataset", "partition", "classes-per-client", "dirichlet-alpha", "max-samples-per-class"]
+        keys += ["num-clients", "models", "held-out", "keep-local", "freeze"]
+    for key in keys:
+        then, now = start.config.get(key), config.to_dict()[key]
+        if then != now:
+            raise UserError(
+                f"{key} is {now!r}, but the checkpoint {start.path} was trained with {then!r}: use the same."
+            )
+    if simulated and start.path.parents[1].resolve() != (config.results_path / start.config["run-name"]).resolve():
+        raise UserError(
+            f"resume is {start.path}, but clients look for what they kept in {config.results_path}: set results-dir to "
+            "the folder that holds the run."
+        )

@@ -4,7 +4,7 @@ With delta_i = theta_sent - theta_trained held constant, phi descends <theta_i(p
 vector-Jacobian product (d theta_i / d phi)^T delta_i. Pure PyTorch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -95,3 +95,12 @@ class HyperNetworkOptimizer:
         (group,) = self.adam.param_groups
         known = set(map(id, group["params"]))
         group["params"].extend(parameter for parameter in self.hn.parameters() if id(parameter) not in known)
+
+
+def mean_delta(deltas: Sequence[tuple[Tensor, int]]) -> Tensor:
+    """Mean of deltas [K] of one model, weighted by the samples that each came from: sum_i (m_i / M) delta_i.
+
+    The global step of Algorithm 2 (Equation 6) and FedAvg take it. `deltas` holds (delta_i, m_i) and is not empty.
+    """
+    total = sum(num_examples for _, num_examples in deltas)  # M
+    return torch.stack([num_examples / total * delta for delta, num_examples in deltas]).sum(dim=0)

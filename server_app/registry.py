@@ -15,6 +15,8 @@ class Client:
     key: str
     num_params: int  # K
     node_id: int
+    global_num_params: int = 0  # K_g, where the client deploys the global model
+    group: str = ""  # opaque label of its architecture, where it gave one
 
 
 class Registry:
@@ -30,7 +32,13 @@ class Registry:
         """
         known = self._clients.get(registration.client_key)
         if known is None:
-            known = Client(registration.client_key, registration.num_params, node_id)
+            known = Client(
+                registration.client_key,
+                registration.num_params,
+                node_id,
+                registration.global_num_params,
+                registration.group,
+            )
             self._clients[known.key] = known
         elif known.node_id != node_id and known.node_id in live_nodes:
             raise ProtocolError(
@@ -43,6 +51,10 @@ class Registry:
             )
         known.node_id = node_id
         return known
+
+    def remove(self, key: str) -> None:
+        """Forget a client that could not be served after all."""
+        del self._clients[key]
 
     @property
     def clients(self) -> list[Client]:

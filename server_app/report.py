@@ -85,13 +85,14 @@ class ClientRow:
     best_round: int | None = None
     rounds_trained: int = 0
     failures: int = 0
+    known: bool = False  # an adapt run's checkpoint has it: it is evaluated, but not trained
 
 
 @dataclass(frozen=True)
 class ArchitectureRow:
     """What the clients of one architecture have in common; accuracies are means over these clients."""
 
-    architecture: str
+    architecture: str  # "lenet", or "lenet (known)" for those of its clients that are known
     clients: int
     num_params: str  # "239,856", or "120,000 to 239,856" where the clients' K differ
     chunks: str
@@ -111,8 +112,18 @@ class Run:
     partition: dict[str, Any] | None
 
     @property
+    def new_clients(self) -> list[ClientRow]:
+        """The clients that accuracies and losses are over: all but those that an adapt run knew from its checkpoint."""
+        return [row for row in self.clients if not row.known]
+
+    @property
+    def has_known_clients(self) -> bool:
+        """Whether some clients are known, as in an adapt run; numbers then speak of the new ones, if not said else."""
+        return any(row.known for row in self.clients)
+
+    @property
     def evaluated(self) -> list[dict[str, Any]]:
-        """The rounds after which clients were evaluated."""
+        """The rounds after which clients that are not known were evaluated."""
         return [line for line in self.rounds if line["accuracy"] is not None]
 
     def best(self, key: str) -> dict[str, Any] | None:
@@ -123,11 +134,12 @@ class Run:
         """Return the numbers that sum up the run so far, as `summary.json` names them.
 
         None stands for what was never evaluated. The best of a number is its maximum over rounds, so that
-        `best-accuracy-mean` may be of another round than `best-accuracy`.
+        `best-accuracy-mean` may be of another round than `best-accuracy`. `last-accuracy-known` is there only if
+        there are known clients, and is of `last-round`.
         """
         best, best_mean = self.best("accuracy"), self.best("accuracy-mean")
         last = self.evaluated[-1] if self.evaluated else None
-        return {
+        headline = {
             "best-accuracy": best["accuracy"] if best else None,
             "best-round": best["round"] if best else None,
             "last-accuracy": last["accuracy"] if last else None,
@@ -142,26 +154,34 @@ class Run:
             "bytes-up": sum(line["bytes-up"] for line in self.rounds),
             "clients": len(self.clients),
         }
+        if self.has_known_clients:
+            headline["last-accuracy-known"] = last.get("accuracy-known") if last else None
+        return headline
 
-    def accuracies(self, architecture: str) -> list[tuple[int, list[float]]]:
-        """Return (round, accuracy of each evaluated client of the architecture) for each round that has any."""
-        members = {row.client for row in self.clients if row.architecture == architecture}
+    def accuracies(self, architecture: str, *, known: bool = False) -> list[tuple[int, list[float]]]:
+        """Return (round, accuracies of the architecture's evaluated clients) for each round that has any.
+
+        The clients are those that are known or, by default, those that are not.
+        """
+        members = {row.client for row in self.clients if (row.architecture, row.known) == (architecture, known)}
         curve = []
-        for line in self.evaluated:
+        for line in self.rounds:
             values = [value for key, value in line["client-accuracy"].items() if key in members]
             if values:
                 curve.append((line["round"], values))
         return curve
 
     def architectures(self) -> list[ArchitectureRow]:
-        """Return one row an architecture, in the order in which the architectures came."""
+        """Return one row an architecture in the order in which they came, then one for each that has known clients."""
+        groups: dict[tuple[bool, str], list[ClientRow]] = {}
+        for client in sorted(self.clients, key=lambda row: row.known):
+            groups.setdefault((client.known, client.architecture), []).append(client)
         rows = []
-        for architecture in dict.fromkeys(row.architecture for row in self.clients):
-            members = [row for row in self.clients if row.architecture == architecture]
-            means = [float(np.mean(values)) for _, values in self.accuracies(architecture)]
+        for (known, architecture), members in groups.items():
+            means = [float(np.mean(values)) for _, values in self.accuracies(architecture, known=known)]
             rows.append(
                 ArchitectureRow(
-                    architecture,
+                    f"{architecture} (known)" if known else architecture,
                     clients=len(members),
                     num_params=_range(row.num_params for row in members),
                     chunks=_range(row.chunks for row in members),
@@ -209,6 +229,8 @@ def write_report(run_dir: Path) -> Path:
 def final_table(run_dir: Path) -> str:
     """Return the plain-text table for the end of a run: a row an architecture, and the best and the last round.
 
+    Where there are known clients, all but their own rows and their own line at the end is of the new ones.
+
     Raises
     ------
     UserError
@@ -222,8 +244,8 @@ def final_table(run_dir: Path) -> str:
         table.append((row.architecture, str(row.clients), row.num_params, row.chunks, *accuracies))
     table.append(
         (
-            "all",
-            str(len(run.clients)),
+            "all new" if run.has_known_clients else "all",
+            str(len(run.new_clients)),
             "",
             "",
             format_accuracy(headline["last-accuracy-mean"]),
@@ -243,12 +265,14 @@ def final_table(run_dir: Path) -> str:
     text.append("(means over clients)")
     if run.evaluated:
         text.append(
-            f"over all test samples: best accuracy {headline['best-accuracy']:.3f} "
+            f"over all test samples{' of new clients' if run.has_known_clients else ''}: best accuracy {headline['best-accuracy']:.3f} "
             f"in round {headline['best-round']}, "
             f"last {headline['last-accuracy']:.3f} in round {headline['last-round']}"
         )
     else:
         text.append("no round was evaluated")
+    if headline.get("last-accuracy-known") is not None:
+        text.append(f"over all test samples of known clients: last accuracy {headline['last-accuracy-known']:.3f}")
     return "\n".join(text)
 
 
@@ -304,6 +328,9 @@ def read_clients(path: Path) -> list[ClientRow]:
     for row in csv.DictReader(io.StringIO(_read_text(path), newline="")):
         values: dict[str, Any] = {}
         for field in fields(ClientRow):
+            if field.name == "known":
+                values["known"] = row.get("known") == "true"  # folders from before there was mode adapt do not have it
+                continue
             text = row[field.name.replace("_", "-")]
             if field.name in ("client", "architecture"):
                 values[field.name] = text
@@ -434,35 +461,50 @@ def _style_rounds(axes: Axes, run: Run) -> None:
 
 def _values(run: Run, key: str) -> tuple[list[int], list[float]]:
     """Return the rounds that have a value of `key`, and the values."""
-    lines = [line for line in run.rounds if line[key] is not None]
+    lines = [line for line in run.rounds if line.get(key) is not None]
     return [line["round"] for line in lines], [line[key] for line in lines]
 
 
 def _draw_curves(run: Run) -> Figure:
-    """Accuracy (top) and loss (bottom) against the round."""
+    """Accuracy (top) and loss (bottom) against the round; known clients are dashed, as in the paper's figures 3 to 5."""
     figure = _figure(height=8.6)
     top, bottom = figure.subplots(2, 1, height_ratios=(5, 3))
     # A line between two points needs no dots; a single point is invisible without.
     marker = "o" if len(run.evaluated) == 1 else ""
 
-    names = list(dict.fromkeys(row.architecture for row in run.clients))
+    subject, suffix = ("new clients", ", new") if run.has_known_clients else ("clients", "")
+    names = list(dict.fromkeys(row.architecture for row in run.new_clients))
     handles: list[Line2D | Patch] = []
     if len(names) <= len(_COLOURS):
         for name, colour in zip(names, _COLOURS, strict=False):
             _draw_architecture(top, run.accuracies(name), colour, marker, band=True)
-            handles.append(Line2D([], [], color=colour, linewidth=1.6, marker=marker, label=_literal(name)))
-        if len(run.clients) > len(names):
-            handles.append(Patch(color="#9aa5b1", alpha=0.3, label="band: 10th to 90th percentile of clients"))
+            handles.append(Line2D([], [], color=colour, linewidth=1.6, marker=marker, label=_literal(name) + suffix))
+        if len(run.new_clients) > len(names):
+            handles.append(Patch(color="#9aa5b1", alpha=0.3, label=f"band: 10th to 90th percentile of {subject}"))
     else:
         # No eye tells apart more colours than we have, and the legend would not fit.
         for name in names:
             _draw_architecture(top, run.accuracies(name), "#7b8794", marker, band=False)
         handles.append(
-            Line2D([], [], color="#7b8794", linewidth=0.8, label=f"each of {len(names)} architectures, mean of clients")
+            Line2D(
+                [], [], color="#7b8794", linewidth=0.8, label=f"each of {len(names)} architectures, mean of {subject}"
+            )
         )
     rounds, accuracies = _values(run, "accuracy")
     top.plot(rounds, accuracies, color="black", linewidth=2.8, marker=marker)
-    handles.insert(0, Line2D([], [], color="black", linewidth=2.8, marker=marker, label="all clients, by test samples"))
+    handles.insert(
+        0, Line2D([], [], color="black", linewidth=2.8, marker=marker, label=f"all {subject}, by test samples")
+    )
+    known_rounds, known_accuracies = _values(run, "accuracy-known")
+    if run.has_known_clients:
+        dashed = {
+            "color": "black",
+            "linewidth": 1.8,
+            "linestyle": "--",
+            "marker": "o" if len(known_rounds) == 1 else "",
+        }
+        top.plot(known_rounds, known_accuracies, **dashed)
+        handles.insert(1, Line2D([], [], **dashed, label="all known clients, by test samples"))
     best = run.best("accuracy")
     if best is not None:
         top.plot(
@@ -487,7 +529,7 @@ def _draw_curves(run: Run) -> Figure:
                 label=f"best: {best['accuracy']:.3f} in round {best['round']}",
             ),
         )
-    else:
+    elif not known_accuracies:
         top.text(0.5, 0.5, "no round has been evaluated yet", transform=top.transAxes, ha="center", color=_INK)
     _style(top, "Accuracy on the clients' test samples", "round", "accuracy (fraction correct)")
     _style_rounds(top, run)
@@ -496,9 +538,12 @@ def _draw_curves(run: Run) -> Figure:
 
     for key, label, colour in (
         ("train-loss", "local training, by training samples", "#d9722e"),
-        ("loss", "test, by test samples", "#3b6fb6"),
+        ("loss", "test, by test samples" + (" of new clients" if run.has_known_clients else ""), "#3b6fb6"),
+        ("global-loss", "global model, by training samples", "#3f9a5f"),
     ):
         rounds, losses = _values(run, key)
+        if key == "global-loss" and not losses:
+            continue  # most methods have no global model, and their legend should not name one
         bottom.plot(rounds, losses, color=colour, linewidth=1.8, marker="o" if len(rounds) == 1 else "", label=label)
     _style(bottom, "Loss", "round", "loss (mean a sample)")
     _style_rounds(bottom, run)

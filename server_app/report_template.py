@@ -58,24 +58,31 @@ summary { cursor: pointer; font-weight: 600; }
 <h1>{{ name }}</h1>
 <p class="lead">{{ run.config.get("method", "unknown method") }} on
 {{ run.config.get("dataset", "the sites' own data") }},
-{{ run.clients | length }} client{{ "" if run.clients | length == 1 else "s" }}</p>
+{{ run.clients | length }} client{{ "" if run.clients | length == 1 else "s" }}
+{%- if run.config.get("mode") == "adapt" %}.
+Mode adapt: what the hypernetwork learned in training is frozen; new clients
+({{ run.new_clients | length }} here) get embeddings of their own, clients known from training
+({{ run.clients | length - run.new_clients | length }} here) are only evaluated.
+{%- endif %}</p>
 {% if not run.summary %}
 <p class="running" role="status">This run has not finished: the page shows what it had written after round
 {{ headline.rounds }} and reloads itself every {{ refresh_seconds }} seconds.</p>
 {% endif %}
 
 {% set best_round = "not evaluated yet" if headline["best-round"] is none else "round %d" % headline["best-round"] %}
+{% set has_known = run.has_known_clients %}
+{% set of_new = " of new clients" if has_known else "" %}
 {% set last_round = "not evaluated yet" if headline["last-round"] is none else "round %d" % headline["last-round"] %}
 <dl class="cards">
-<div><dt>Best accuracy</dt><dd>{{ headline["best-accuracy"] | accuracy }}
+<div><dt>Best accuracy{{ of_new }}</dt><dd>{{ headline["best-accuracy"] | accuracy }}
 <small>{{ best_round }}
 </small></dd></div>
-<div><dt>Last accuracy</dt><dd>{{ headline["last-accuracy"] | accuracy }}
-<small>{{ last_round }}
+<div><dt>Last accuracy{{ of_new }}</dt><dd>{{ headline["last-accuracy"] | accuracy }}
+<small>{{ last_round }}{{ ", known clients " ~ (headline["last-accuracy-known"] | accuracy) if has_known }}
 </small></dd></div>
-<div><dt>Mean over clients</dt><dd>{{ headline["last-accuracy-mean"] | accuracy }}
+<div><dt>Mean over {{ "new " if has_known }}clients</dt><dd>{{ headline["last-accuracy-mean"] | accuracy }}
 <small>{{ last_round }}, std {{ headline["last-accuracy-std"] | accuracy }}</small></dd></div>
-<div><dt>Worst 10 % of clients</dt><dd>{{ headline["last-accuracy-worst10"] | accuracy }}
+<div><dt>Worst 10 % of {{ "new " if has_known }}clients</dt><dd>{{ headline["last-accuracy-worst10"] | accuracy }}
 <small>{{ last_round }}, their mean</small></dd></div>
 <div><dt>Rounds</dt><dd>{{ headline.rounds }}{{ " of %d" % planned if planned }}
 <small>{{ "finished" if run.summary else "not finished" }}</small></dd></div>
@@ -90,9 +97,11 @@ summary { cursor: pointer; font-weight: 600; }
 <section>
 <h2>Curves</h2>
 <div class="scroll"><img src="{{ curves | image }}" alt="Accuracy and loss against the round. Best accuracy over all
-test samples: {{ headline["best-accuracy"] | accuracy }}; last: {{ headline["last-accuracy"] | accuracy }}."></div>
+test samples{{ of_new }}: {{ headline["best-accuracy"] | accuracy }}; last: {{ headline["last-accuracy"] | accuracy }}.
+{%- if has_known %} Known clients, last: {{ headline["last-accuracy-known"] | accuracy }}.{% endif %}"></div>
 <p class="note">Accuracy and test loss of a round are those of the weights after its update, on the clients' own test
-samples. Best rounds are chosen on these same test samples.</p>
+samples. Best rounds are chosen on these same test samples.
+{%- if has_known %} Solid lines are of new clients, the dashed line is of known ones.{% endif %}</p>
 </section>
 
 <section>
@@ -108,7 +117,7 @@ samples. Best rounds are chosen on these same test samples.</p>
 <td class="number">{{ row.num_params }}</td><td class="number">{{ row.chunks }}</td></tr>
 {% endfor %}
 </tbody>
-<tfoot><tr><td>all</td><td class="number">{{ run.clients | length }}</td>
+<tfoot><tr><td>all{{ " new" if has_known }}</td><td class="number">{{ run.new_clients | length }}</td>
 <td class="number">{{ headline["last-accuracy-mean"] | accuracy }}</td>
 <td class="number">{{ headline["best-accuracy-mean"] | accuracy }}</td><td></td><td></td></tr></tfoot>
 </table>
@@ -120,13 +129,17 @@ samples. Best rounds are chosen on these same test samples.</p>
 <h2>Clients</h2>
 <div class="scroll tall" tabindex="0" role="region" aria-label="Table of clients">
 <table>
-<thead><tr><th>Client</th><th>Architecture</th><th class="number">Last accuracy</th>
+<thead><tr><th>Client</th><th>Architecture</th>{% if has_known %}<th>Known or new</th>{% endif %}
+<th class="number">Last accuracy</th>
 <th class="number">Best accuracy</th><th class="number">Best round</th><th class="number">Rounds trained</th>
 <th class="number">Failures</th><th class="number">Train samples</th><th class="number">Test samples</th>
 <th class="number">Parameters</th><th class="number">Chunks</th></tr></thead>
 <tbody>
 {% for row in run.clients %}
-<tr><td>{{ row.client }}</td><td>{{ row.architecture }}</td><td class="number">{{ row.last_accuracy | accuracy }}</td>
+<tr><td>{{ row.client }}</td><td>{{ row.architecture }}</td>
+{% if has_known %}<td>{{ "known" if row.known else "new" }}</td>{% endif %}
+
+<td class="number">{{ row.last_accuracy | accuracy }}</td>
 <td class="number">{{ row.best_accuracy | accuracy }}</td><td class="number">{{ row.best_round | count }}</td>
 <td class="number">{{ row.rounds_trained | count }}</td><td class="number">{{ row.failures | count }}</td>
 <td class="number">{{ row.train_samples | count }}</td><td class="number">{{ row.test_samples | count }}</td>

@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,9 @@ class RoundRecord:
     bytes_up: int = 0
     # By phase: generate, exchange, update and total; a phase that the method does not have may be left out.
     seconds: dict[str, float] = field(default_factory=dict)
+    # Mean loss and number of samples of each client whose update of the global model was used; empty for methods
+    # without a global model.
+    global_losses: dict[str, tuple[float, int]] = field(default_factory=dict)
 
 
 class RunTracker:
@@ -108,9 +111,13 @@ class RunTracker:
         self._started = clock()
         self._last_logged: float | None = None
 
-    def add_client(self, key: str, num_params: int, chunks: int, architecture: str) -> None:
-        """Add a client, once it is admitted; `architecture` is the label under which the plots group clients."""
-        self._rows[key] = ClientRow(key, architecture, num_params, chunks)
+    def add_client(self, key: str, num_params: int, chunks: int, architecture: str, known: bool = False) -> None:
+        """Add a client, once it is admitted.
+
+        `architecture` is the label under which the plots group clients; `known` says that the client is in the
+        checkpoint that an adapt run started from (paper, section 4.4).
+        """
+        self._rows[key] = ClientRow(key, architecture, num_params, chunks, known=known)
 
     def set_class_counts(self, counts: Mapping[str, Sequence[int]], class_names: Sequence[str]) -> None:
         """Write `partition.json`: how many samples of each class each client holds. Only a simulation knows this."""
@@ -127,7 +134,7 @@ class RunTracker:
                 self._round_seconds.clear()  # the first round also started the workers
             self._round_seconds.append(now - self._last_logged)
         self._last_logged = now
-        line = round_metrics(record) | {"wall-seconds": round(now - self._started, 3)}
+        line = round_metrics(record, self._known()) | {"wall-seconds": round(now - self._started, 3)}
         for key, (_, samples) in record.train_losses.items():
             self._rows[key].train_samples = samples
         for key, evaluation in record.evaluations.items():
@@ -163,20 +170,20 @@ class RunTracker:
 
     def progress_line(self, record: RoundRecord) -> str:
         """Return the console's line for the round that was logged last."""
-        line = round_metrics(record)
+        line = round_metrics(record, self._known())
         if line["accuracy"] is None:
             accuracy = "not evaluated"
         else:
             mean, worst = line["accuracy-mean"], line["accuracy-worst10"]
             accuracy = f"accuracy {line['accuracy']:.3f} (mean {mean:.3f}, worst 10 % {worst:.3f})"
         asked = record.train_losses.keys() | {failure.client for failure in record.failures}
-        parts = [
-            f"round {record.round:>3}/{self.num_rounds}",
-            accuracy,
-            "train loss " + ("–" if line["train-loss"] is None else f"{line['train-loss']:.3f}"),
-            f"{len(record.train_losses)}/{len(asked)} clients",
-            format_duration(line["seconds"]["total"]),
-        ]
+        parts = [f"round {record.round:>3}/{self.num_rounds}", accuracy]
+        if line.get("accuracy-known") is not None:
+            parts.append(f"known clients {line['accuracy-known']:.3f}")
+        parts.append(f"train loss {_three_digits(line['train-loss'])}")
+        if "global-loss" in line:
+            parts.append(f"global loss {_three_digits(line['global-loss'])}")
+        parts += [f"{len(record.train_losses)}/{len(asked)} clients", format_duration(line["seconds"]["total"])]
         if record.failures:
             named = [f"{failure.client} ({failure.reason})" for failure in record.failures[:_NAMED_FAILURES]]
             if len(record.failures) > _NAMED_FAILURES:
@@ -186,6 +193,9 @@ class RunTracker:
             mean_seconds = sum(self._round_seconds) / len(self._round_seconds)
             parts.append(f"{format_duration(mean_seconds * (self.num_rounds - record.round))} left")
         return " | ".join(parts)
+
+    def _known(self) -> set[str]:
+        return {row.client for row in self._rows.values() if row.known}
 
     def _count(self, line: dict[str, Any]) -> None:
         """Bring the clients' rows up to date with a line of `metrics.jsonl`."""
@@ -205,7 +215,10 @@ class RunTracker:
         buffer = io.StringIO(newline="")
         writer = csv.writer(buffer)
         writer.writerow(column.name.replace("_", "-") for column in fields(ClientRow))
-        writer.writerows(astuple(row) for row in self._rows.values())
+        writer.writerows(
+            [str(value).lower() if isinstance(value, bool) else value for value in astuple(row)]
+            for row in self._rows.values()
+        )
         write_atomically(self.run_dir / "clients.csv", buffer.getvalue().encode())
 
     def _write_json(self, name: str, content: object) -> None:
@@ -213,12 +226,15 @@ class RunTracker:
 
     def _write_events(self, line: dict[str, Any]) -> None:
         scalars = {key: line[key] for key in ("accuracy", "accuracy-mean", "accuracy-worst10", "loss", "train-loss")}
+        scalars |= {key: line.get(key) for key in ("accuracy-known", "global-loss", "global-clients")}
         scalars |= {"bytes/down": line["bytes-down"], "bytes/up": line["bytes-up"]}
         scalars |= {f"seconds/{phase}": seconds for phase, seconds in line["seconds"].items()}
         by_architecture: dict[str, list[float]] = {}
         for key, accuracy in line["client-accuracy"].items():
-            by_architecture.setdefault(self._rows[key].architecture, []).append(accuracy)
-        scalars |= {f"accuracy-by-architecture/{name}": _mean(values) for name, values in by_architecture.items()}
+            row = self._rows[key]
+            group = "accuracy-known-by-architecture" if row.known else "accuracy-by-architecture"
+            by_architecture.setdefault(f"{group}/{row.architecture}", []).append(accuracy)
+        scalars |= {tag: _mean(values) for tag, values in by_architecture.items()}
         for tag, value in scalars.items():
             if value is not None:
                 self._events.add_scalar(tag, value, line["round"])
@@ -237,19 +253,30 @@ class RunTracker:
             self._next_drawing = ended + _DRAWING_PAUSE * (ended - started)
 
 
-def round_metrics(record: RoundRecord) -> dict[str, Any]:
+def round_metrics(record: RoundRecord, known: Collection[str] = ()) -> dict[str, Any]:
     """Return a round's line of `metrics.jsonl`, less its `wall-seconds`.
 
     `accuracy` is all correct answers over all test samples. `accuracy-mean`, `accuracy-std` (of the population) and
     `accuracy-worst10` (mean of the worst tenth, rounded down, at least one client) are over clients. Losses are means a
     sample. What there is no value for, or no finite one, is None.
+
+    `known` are the keys of the clients that an adapt run only evaluates. They count in `accuracy-known`, defined as
+    `accuracy` and there only if a client is known, and in none of the other accuracies, nor in `loss`. `global-loss`
+    and `global-clients` are there only if a client's update of the global model was used.
     """
-    evaluations = record.evaluations.values()
+    evaluations = [evaluation for key, evaluation in record.evaluations.items() if key not in known]
     accuracies = sorted(evaluation.accuracy for evaluation in evaluations)
     mean = _mean(accuracies)
+    optional: dict[str, Any] = {}
+    if known:
+        of_known = [evaluation for key, evaluation in record.evaluations.items() if key in known]
+        optional["accuracy-known"] = _finite(_accuracy(of_known))
+    if record.global_losses:
+        optional["global-loss"] = _finite(_weighted_mean(record.global_losses.values()))
+        optional["global-clients"] = len(record.global_losses)
     return {
         "round": record.round,
-        "accuracy": _finite(_weighted_mean((evaluation.accuracy, evaluation.total) for evaluation in evaluations)),
+        "accuracy": _finite(_accuracy(evaluations)),
         "accuracy-mean": _finite(mean),
         "accuracy-std": _finite(
             None if mean is None else math.sqrt(sum((a - mean) ** 2 for a in accuracies) / len(accuracies))
@@ -268,7 +295,15 @@ def round_metrics(record: RoundRecord) -> dict[str, Any]:
             {"client": failure.client, "reason": failure.reason, "detail": failure.detail}
             for failure in record.failures
         ],
-    }
+    } | optional
+
+
+def _accuracy(evaluations: Iterable[Evaluation]) -> float | None:
+    return _weighted_mean((evaluation.accuracy, evaluation.total) for evaluation in evaluations)
+
+
+def _three_digits(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _finite(value: float | None) -> float | None:

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from client_app.site import Site
 from client_app.store import ClientStore
-from client_app.training import SGDSettings, train
+from client_app.training import Loss, SGDSettings, cross_entropy, train
 from common.protocol import Instructions
 
 Vectors = Mapping[str, Tensor]
@@ -23,8 +23,11 @@ class Task:
     instructions: Instructions
     vectors: Vectors  # received, checked, on the CPU
 
-    def train(self) -> float:
-        """Train the site's model as instructed; return the mean loss."""
+    def train(self, model: nn.Module, loss: Loss = cross_entropy, purpose: str = "") -> float:
+        """Train a model on the site's samples as instructed; return the mean loss.
+
+        `purpose` tells the random numbers of several trainings in one round apart.
+        """
         told = self.instructions
         settings = SGDSettings(
             epochs=told.local_epochs,
@@ -34,8 +37,8 @@ class Task:
             weight_decay=told.client_weight_decay,
             max_grad_norm=told.max_grad_norm,
         )
-        generator = self.site.generator(told.seed, told.server_round)
-        return train(self.site.model, self.site.train, settings, generator)
+        generator = self.site.generator(told.seed, told.server_round, purpose)
+        return train(model, self.site.train, settings, generator, loss)
 
 
 class ClientMethod(Protocol):

@@ -16,13 +16,15 @@ def incoming(site: Site) -> Mapping[str, int]:
 
 def load(task: Task) -> None:
     """Go on where the last round ended; start at the seeded initialisation."""
-    task.site.model.load_state_dict(task.site.initial_state | task.store.load(_MODEL))
+    personal = task.site.personal
+    personal.model.load_state_dict(personal.initial_state | task.store.load(_MODEL))
 
 
 def train(task: Task) -> tuple[float, Vectors]:
     """Train and keep the model, unless it diverged."""
-    loss = task.train()
-    state = dict(task.site.model.state_dict())
+    model = task.site.personal.model
+    loss = task.train(model)
+    state = dict(model.state_dict())
     if all_finite(state.values()):
         task.store.save(_MODEL, state)
     return loss, {}

@@ -24,6 +24,7 @@ from common.config import Config
 from common.errors import UserError
 from common.evaluation import Evaluation
 from common.protocol import Instructions, ProtocolError
+from server_app.checkpoint import Checkpoint
 from server_app.exchange import Exchange
 from server_app.registry import KEY_IN_USE, Client, Registry, natural_order
 from server_app.report import PHASES
@@ -42,6 +43,7 @@ class Update:
 
     vectors: Vectors
     num_examples: int  # m_i
+    evaluation: Evaluation | None = None  # of the vectors as received
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Run:
     config: Config
     tracker: RunTracker
     architecture_of: Callable[[Client], str]
+    checkpoint: Checkpoint | None = None  # what mode adapt starts from
 
 
 class RoundStrategy(Strategy):
@@ -67,16 +70,19 @@ class RoundStrategy(Strategy):
         self.tracker = run.tracker
         self.registry = Registry()
         self._refused: set[int] = set()  # nodes whose registration failed
-        self._record = RoundRecord(0)  # of the round under way
+        self.record = RoundRecord(0)  # of the round under way
         self._evaluations: dict[str, Evaluation] = {}
-        self._exchange: Exchange | None = None
+        self._exchange_under_way: Exchange | None = None
         self._tested_on_arrival = False
         self._deadline = run.config.deadline
 
     # What a method defines ------------------------------------------------------------------------------------------
 
-    def admit(self, client: Client) -> None:
-        """Make room for a client that has just registered."""
+    def admit(self, clients: Sequence[Client]) -> None:
+        """Make room for clients that have just registered: all of the start at once, later ones one by one.
+
+        Raises UserError when there is no room.
+        """
 
     @abstractmethod
     def outgoing(self, clients: Sequence[Client]) -> dict[str, Vectors]:
@@ -93,6 +99,25 @@ class RoundStrategy(Strategy):
     def waves(self, cohort: Sequence[Client]) -> list[Sequence[Client]]:
         """Split a cohort into groups that train one after the other; an update follows each."""
         return [cohort]
+
+    def prepare(self, server_round: int, cohort: Sequence[Client], grid: Grid) -> None:
+        """What precedes the training of a round's cohort, such as the global exchange of MH-pFedHNGD."""
+
+    def is_trained(self, client: Client) -> bool:
+        """Whether a client takes part in training; the others are only tested."""
+        return True
+
+    def instruct(self, client: Client, instructions: Instructions) -> Instructions:
+        """What one client is told, where that differs from the rest."""
+        return instructions
+
+    def save_checkpoint(self, server_round: int) -> None:
+        """Keep what was learned so far."""
+
+    @property
+    def global_model(self) -> str:
+        """Name of the public model that clients train together beside their own; empty without one."""
+        return ""
 
     @property
     def anchor(self) -> bool:
@@ -127,24 +152,24 @@ class RoundStrategy(Strategy):
         generator = random.Random(self.config.seed)
         waiting: RoundRecord | None = None  # the round whose weights are not tested yet
         for server_round in range(1, num_rounds + 1):
-            self._record = RoundRecord(server_round, seconds=dict.fromkeys(PHASES, 0.0))
+            self.record = RoundRecord(server_round, seconds=dict.fromkeys(PHASES, 0.0))
             began = time.monotonic()
             self._register_new_nodes(grid)
             clients = self.registry.clients
-            cohort = sorted(
-                generator.sample(clients, max(1, round(self.config.participation * len(clients)))),
-                key=lambda client: natural_order(client.key),
-            )
+            cohort = self._cohort(generator)
             test = waiting is not None and self._is_due(waiting.round, num_rounds)
             on_arrival = test and self.evaluates_on_arrival
             self._evaluations = {}
             if test:
                 self._evaluate([client for client in clients if not on_arrival or client not in cohort], grid)
+            self.prepare(server_round, cohort, grid)
             for wave in self.waves(cohort):
                 self._train(server_round, wave, on_arrival, grid)
+            if self._wants_checkpoint(server_round, num_rounds):
+                self.save_checkpoint(server_round)
             if waiting:
                 self._publish(waiting, result)
-            waiting = self._record
+            waiting = self.record
             waiting.seconds["total"] = time.monotonic() - began
             if server_round == 1:
                 took = waiting.seconds["total"]
@@ -162,28 +187,18 @@ class RoundStrategy(Strategy):
     ) -> Iterable[Message]:
         """Requests for the clients named in `config["clients"]`; they test first where `config["evaluate"]` says so."""
         self._tested_on_arrival = bool(config["evaluate"])
-        return self._requests(protocol.PERSONAL, self._named(config), server_round, self._tested_on_arrival)
+        return self._personal_requests(protocol.PERSONAL, self._named(config), server_round, self._tested_on_arrival)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Check each reply as it arrives, then update once with all that are good."""
-        updates: dict[str, Update] = {}
-        for client, message in self._sorted_out(replies):
-            try:
-                result = protocol.decode_training_result(message.content)
-                vectors = protocol.decode_vectors(message.content, self.incoming(client))
-            except ProtocolError as error:
-                self._reject(client.key, error)
-                continue
-            updates[client.key] = Update(vectors, result.num_examples)
-            self._record.train_losses[client.key] = (result.train_loss, result.num_examples)
-            if result.evaluation and self._tested_on_arrival:
-                self._evaluations[client.key] = result.evaluation
+        updates = self.collect(replies, self.incoming, self.record.train_losses)
+        if self._tested_on_arrival:
+            self._evaluations |= {key: update.evaluation for key, update in updates.items() if update.evaluation}
         if updates:
-            with self._timed("update"):
-                # Sorted, so that the result does not depend on which reply came first.
-                self.update({key: updates[key] for key in sorted(updates, key=natural_order)})
+            with self.timed("update"):
+                self.update(updates)
         else:
             log(WARNING, "Round %d: no client brought a good update; nothing changes.", server_round)
         return None, None
@@ -192,7 +207,7 @@ class RoundStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Requests to test current weights, for the clients named in `config["clients"]`."""
-        return self._requests(protocol.EVALUATE, self._named(config), server_round, evaluate=True)
+        return self._personal_requests(protocol.EVALUATE, self._named(config), server_round, evaluate=True)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Collect the results of an evaluation exchange, or of the final one."""
@@ -203,12 +218,45 @@ class RoundStrategy(Strategy):
                 self._reject(client.key, error)
         return None
 
+    def collect(
+        self,
+        replies: Iterable[Message],
+        incoming: Callable[[Client], Mapping[str, int]],
+        losses: dict[str, tuple[float, int]],
+    ) -> dict[str, Update]:
+        """The good replies to a training exchange, sorted by client; `losses` gets (loss, samples) of each."""
+        updates: dict[str, Update] = {}
+        for client, message in self._sorted_out(replies):
+            try:
+                result = protocol.decode_training_result(message.content)
+                vectors = protocol.decode_vectors(
+                    message.content, incoming(client), self.config.upload, self.config.topk_fraction
+                )
+            except ProtocolError as error:
+                self._reject(client.key, error)
+                continue
+            updates[client.key] = Update(vectors, result.num_examples, result.evaluation)
+            losses[client.key] = (result.train_loss, result.num_examples)
+        # Sorted, so that the result does not depend on which reply came first.
+        return {key: updates[key] for key in sorted(updates, key=natural_order)}
+
     def summary(self) -> None:
         """Log what runs."""
         told = self.config.method, self.config.dataset, self.config.num_rounds, self.tracker.run_dir
         log(INFO, "%s on %s: %d rounds, results in %s", *told)
 
     # Inside ---------------------------------------------------------------------------------------------------------
+
+    def _cohort(self, generator: random.Random) -> list[Client]:
+        """The clients that train in a round, drawn without replacement (paper, appendix C.3)."""
+        clients = [client for client in self.registry.clients if self.is_trained(client)]
+        if not clients:
+            raise UserError(
+                "Every client is known to the checkpoint already, so there is nobody to adapt to: in a simulation, "
+                "held-out says how many clients were kept out of training."
+            )
+        cohort = generator.sample(clients, max(1, round(self.config.participation * len(clients))))
+        return sorted(cohort, key=lambda client: natural_order(client.key))
 
     def _register_new_nodes(self, grid: Grid) -> None:
         live = set(grid.get_node_ids())
@@ -218,27 +266,41 @@ class RoundStrategy(Strategy):
             known = {client.key for client in self.registry.clients}
             # The first exchange of a simulation waits for its workers to start, whatever the deadline of a round.
             patience = self._deadline if known else max(self._deadline, _START_PATIENCE)
-            greeting = protocol.encode_greeting()
+            greeting = protocol.encode_greeting(self.global_model)
             requests = {
                 f"node {node}": Message(greeting, node, protocol.REGISTER, ttl=patience + _TTL_MARGIN) for node in new
             }
-            self._exchange = Exchange(grid, requests, patience, 1.0, self._fail)
+            self._exchange_under_way = Exchange(grid, requests, patience, 1.0, self._fail)
             taken = set()  # nodes that asked for a key which another still holds; it may be gone in the next round
-            for name, message in self._exchange.replies():
+            for name, message in self._exchange_under_way.replies():
                 try:
                     registration = protocol.decode_registration(message.content)
                     self.registry.admit(registration, message.metadata.src_node_id, live)
                 except ProtocolError as error:
-                    self._exchange.reject(name, error.reason, error.detail)
+                    self._exchange_under_way.reject(name, error.reason, error.detail)
                     if error.reason == KEY_IN_USE:
                         taken.add(message.metadata.src_node_id)
             self._refused |= set(new) - self.registry.nodes() - taken
             # In order of their keys, so that the outcome does not depend on who answered first.
-            for client in self.registry.clients:
-                if client.key not in known:
-                    self.admit(client)
+            joining = [client for client in self.registry.clients if client.key not in known]
+            for batch in [[client] for client in joining] if known else filter(None, [joining]):
+                try:
+                    self.admit(batch)
+                except UserError as error:
+                    if not known:
+                        raise
+                    # A run goes on without one for whom there is no room.
+                    self._refused.add(batch[0].node_id)
+                    self.registry.remove(batch[0].key)
+                    self._fail(batch[0].key, "no-room", str(error))
+                    continue
+                for client in batch:
                     self.tracker.add_client(
-                        client.key, client.num_params, self.num_chunks(client), self.run.architecture_of(client)
+                        client.key,
+                        client.num_params,
+                        self.num_chunks(client),
+                        self.run.architecture_of(client),
+                        known=not self.is_trained(client),
                     )
             joined = len(self.registry.clients) - len(known)
             log(INFO, "%d clients joined, %d in all.", joined, len(self.registry.clients))
@@ -256,21 +318,21 @@ class RoundStrategy(Strategy):
         config = ConfigRecord({"clients": [client.key for client in wave], "evaluate": evaluate})
         requests = self.configure_train(server_round, ArrayRecord(), config, grid)
         consume = partial(self.aggregate_train, server_round)
-        self._run(requests, wave, consume, grid, self.config.quorum)
+        self.exchange(requests, wave, consume, grid, self.config.quorum)
 
     def _evaluate(self, clients: Sequence[Client], grid: Grid) -> None:
         if clients:
-            server_round = self._record.round
+            server_round = self.record.round
             config = ConfigRecord({"clients": [client.key for client in clients]})
             requests = self.configure_evaluate(server_round, ArrayRecord(), config, grid)
-            self._run(requests, clients, partial(self.aggregate_evaluate, server_round), grid)
+            self.exchange(requests, clients, partial(self.aggregate_evaluate, server_round), grid)
 
     def _finish(self, grid: Grid) -> None:
-        clients, server_round = self.registry.clients, self._record.round
-        requests = self._requests(protocol.FINISH, clients, server_round, evaluate=True)
-        self._run(requests, clients, partial(self.aggregate_evaluate, server_round), grid)
+        clients, server_round = self.registry.clients, self.record.round
+        requests = self._personal_requests(protocol.FINISH, clients, server_round, evaluate=True)
+        self.exchange(requests, clients, partial(self.aggregate_evaluate, server_round), grid)
 
-    def _run(
+    def exchange(
         self,
         requests: Iterable[Message],
         clients: Sequence[Client],
@@ -278,34 +340,48 @@ class RoundStrategy(Strategy):
         grid: Grid,
         quorum: float = 1.0,
     ) -> None:
-        """One exchange: its replies go to `consume` as they arrive."""
+        """One exchange: its replies go to `consume` as they arrive. Sets who is told of clients that fail."""
         by_client = {client.key: message for client, message in zip(clients, requests, strict=True)}
-        self._record.bytes_down += sum(protocol.payload_bytes(message.content) for message in by_client.values())
-        self._exchange = Exchange(grid, by_client, self._deadline, quorum, self._fail)
-        began, updating = time.monotonic(), self._record.seconds["update"]
-        consume(message for _, message in self._exchange.replies())
-        updating = self._record.seconds["update"] - updating
-        self._record.seconds["exchange"] += time.monotonic() - began - updating
+        self.record.bytes_down += sum(protocol.payload_bytes(message.content) for message in by_client.values())
+        self._exchange_under_way = Exchange(grid, by_client, self._deadline, quorum, self._fail)
+        began, updating = time.monotonic(), self.record.seconds["update"]
+        consume(message for _, message in self._exchange_under_way.replies())
+        updating = self.record.seconds["update"] - updating
+        self.record.seconds["exchange"] += time.monotonic() - began - updating
 
-    def _requests(
+    def _personal_requests(
         self, message_type: str, clients: Sequence[Client], server_round: int, evaluate: bool
     ) -> list[Message]:
-        with self._timed("generate"):
+        with self.timed("generate"):
             outgoing = self.outgoing(clients)
-        instructions = self._instructions(server_round, evaluate)
-        contents: list[RecordDict] = [protocol.encode_request(instructions, outgoing[client.key]) for client in clients]
+        instructions = self.instructions(server_round, evaluate)
+        told = [self.instruct(client, instructions) for client in clients]
+        return self.requests(message_type, clients, told, [outgoing[client.key] for client in clients])
+
+    def requests(
+        self,
+        message_type: str,
+        clients: Sequence[Client],
+        instructions: Sequence[Instructions],
+        vectors: Sequence[Vectors],
+    ) -> list[Message]:
+        """A message to each client, with what it is told and what it gets."""
+        contents: list[RecordDict] = [
+            protocol.encode_request(told, outgoing) for told, outgoing in zip(instructions, vectors, strict=True)
+        ]
         return [
             Message(
                 content,
                 client.node_id,
                 message_type,
                 ttl=self._deadline + _TTL_MARGIN,
-                group_id=str(server_round),
+                group_id=str(told.server_round),
             )
-            for content, client in zip(contents, clients, strict=True)
+            for content, client, told in zip(contents, clients, instructions, strict=True)
         ]
 
-    def _instructions(self, server_round: int, evaluate: bool) -> Instructions:
+    def instructions(self, server_round: int, evaluate: bool) -> Instructions:
+        """What all clients are told."""
         config = self.config
         return Instructions(
             method=config.method,
@@ -320,6 +396,15 @@ class RoundStrategy(Strategy):
             client_momentum=config.client_momentum,
             client_weight_decay=config.client_weight_decay,
             max_grad_norm=MAX_GRAD_NORM,
+            global_model=self.global_model,
+            teacher_round=0,
+            temperature=config.temperature,
+            distillation_coefficient=config.distillation_coefficient,
+            upload=config.upload,
+            download=config.download,
+            topk_fraction=config.topk_fraction,
+            error_feedback=config.error_feedback,
+            previous_run=str(self.run.checkpoint.config["run-name"]) if self.run.checkpoint else "",
         )
 
     def _named(self, config: ConfigRecord) -> list[Client]:
@@ -330,20 +415,24 @@ class RoundStrategy(Strategy):
     def _sorted_out(self, replies: Iterable[Message]) -> Iterable[tuple[Client, Message]]:
         """Each reply with the client that it is from."""
         for message in replies:
-            self._record.bytes_up += protocol.payload_bytes(message.content)
+            self.record.bytes_up += protocol.payload_bytes(message.content)
             node = message.metadata.src_node_id
             yield next(client for client in self.registry.clients if client.node_id == node), message
 
     def _reject(self, client: str, error: ProtocolError) -> None:
-        assert self._exchange is not None
-        self._exchange.reject(client, error.reason, error.detail)
+        assert self._exchange_under_way is not None
+        self._exchange_under_way.reject(client, error.reason, error.detail)
 
     def _fail(self, client: str, reason: str, detail: str) -> None:
-        log(WARNING, "Round %d: client %s: %s: %s", self._record.round, client, reason, detail)
-        self._record.failures.append(Failure(client, reason, detail))
+        log(WARNING, "Round %d: client %s: %s: %s", self.record.round, client, reason, detail)
+        self.record.failures.append(Failure(client, reason, detail))
 
     def _is_due(self, server_round: int, num_rounds: int) -> bool:
         return server_round % self.config.evaluate_every == 0 or server_round == num_rounds
+
+    def _wants_checkpoint(self, server_round: int, num_rounds: int) -> bool:
+        every = self.config.checkpoint_every
+        return every > 0 and (server_round % every == 0 or server_round == num_rounds)
 
     def _publish(self, record: RoundRecord, result: Result) -> None:
         # Sorted, so that nothing in the record depends on who answered first.
@@ -358,7 +447,8 @@ class RoundStrategy(Strategy):
             result.evaluate_metrics_clientapp[record.round] = MetricRecord({"accuracy": correct / total})
 
     @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
+    def timed(self, phase: str) -> Iterator[None]:
+        """Count what happens inside towards a phase of the round."""
         began = time.monotonic()
         yield
-        self._record.seconds[phase] = self._record.seconds.get(phase, 0.0) + time.monotonic() - began
+        self.record.seconds[phase] = self.record.seconds.get(phase, 0.0) + time.monotonic() - began

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from common.protocol import DELTA, THETA
+from server_app.optim import mean_delta
 from server_app.registry import Client
 from server_app.strategies.base import RoundStrategy, Run, Update, Vectors
 
@@ -27,9 +28,10 @@ class FedAvgStrategy(RoundStrategy):
         """Always: the server knows no architecture whose weights it could draw."""
         return True
 
-    def admit(self, client: Client) -> None:
+    def admit(self, clients: Sequence[Client]) -> None:
         """Start the vector of a new K at zero, which is the seeded initialisation itself."""
-        self.averages.setdefault(client.num_params, torch.zeros(client.num_params))
+        for client in clients:
+            self.averages.setdefault(client.num_params, torch.zeros(client.num_params))
 
     def outgoing(self, clients: Sequence[Client]) -> dict[str, Vectors]:
         """The average of the client's group."""
@@ -45,6 +47,5 @@ class FedAvgStrategy(RoundStrategy):
         for update in updates.values():
             groups.setdefault(len(update.vectors[DELTA]), []).append(update)
         for num_params, group in groups.items():
-            total = sum(update.num_examples for update in group)
-            mean = sum(update.num_examples / total * update.vectors[DELTA] for update in group)
+            mean = mean_delta([(update.vectors[DELTA], update.num_examples) for update in group])
             self.averages[num_params] = self.averages[num_params] - mean

@@ -2,40 +2,116 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from logging import WARNING
+from logging import INFO, WARNING
 
 import torch
 from flwr.common import log
 
-from common.device import resolve_device
+from common.config import AUTO
+from common.device import free_memory, resolve_device
+from common.errors import UserError
 from common.protocol import DELTA, THETA
-from server_app.hypernetwork import HyperNetwork
+from server_app import checkpoint
+from server_app.hypernetwork import HyperNetwork, Member, choose_chunk_size
 from server_app.optim import HyperNetworkOptimizer
 from server_app.registry import Client
 from server_app.strategies.base import RoundStrategy, Run, Update, Vectors
 
+# A value of the network has a gradient and Adam's two moments beside it; one of a generated vector has its gradient.
+_BYTES_A_VALUE = 4 * 4
+_BYTES_A_GENERATED_VALUE = 4 * 2
+_GIB = 2**30
+
 
 class HyperNetStrategy(RoundStrategy):
-    """Owns the hypernetwork and the embeddings; down goes theta_i, up comes delta_i."""
+    """Owns the hypernetwork and the embeddings; down goes theta_i, up comes delta_i.
+
+    The hypernetwork is made when the first clients have registered, since N may depend on their K. In mode `adapt` it
+    comes from a checkpoint and is frozen: only what new clients bring with them learns (section 4.4).
+    """
+
+    hn: HyperNetwork
+    optimizer: HyperNetworkOptimizer
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
-        config = run.config
+        self._device = resolve_device(run.config.device)
+        self._order = random.Random(run.config.seed)
+        self._known: frozenset[str] = frozenset()  # clients of the checkpoint
+        if run.checkpoint:
+            self.hn = run.checkpoint.hn.to(self._device)
+            self.hn.freeze()
+            self._known = frozenset(self.hn.members)
+            self._make_optimizer()
+            told = run.checkpoint.path, run.checkpoint.server_round, len(self._known)
+            log(INFO, "Starting from %s: round %d, %d embeddings, all frozen.", *told)
+
+    def admit(self, clients: Sequence[Client]) -> None:
+        """Add the clients' embeddings, and the heads of those who are the first to need them."""
+        self.add_members({client.key: Member(client.num_params, client.group) for client in clients})
+
+    def add_members(self, members: Mapping[str, Member]) -> None:
+        """Add embeddings and heads once it is known that they fit. Raises UserError when they do not."""
+        if not hasattr(self, "hn"):
+            self._make_network(choose_chunk_size(member.num_params for member in members.values()))
+        for key, member in members.items():
+            if key in self.hn.members and self.hn.num_params(key) != member.num_params:
+                raise UserError(
+                    f"Client {key!r} has {member.num_params:,} parameters (K), but {self.hn.num_params(key):,} in the "
+                    "checkpoint: a client whose model changed needs a new key."
+                )
+        self._check_room(members)
+        for key, member in members.items():
+            self.hn.register(key, member.num_params, member.group)
+
+    def _make_network(self, chunk_size: int) -> None:
+        config = self.config
         self.hn = HyperNetwork(
-            chunk_size=config.chunk_size,
+            chunk_size=chunk_size if config.chunk_size == AUTO else int(config.chunk_size),
             embedding_dim=config.embedding_dim,
             hidden_dim=config.hidden_dim,
             hidden_layers=config.hidden_layers,
             head_init_scale=config.resolved_head_init_scale,
             embedding_init_std=config.embedding_init_std,
+            heads=config.heads,
             seed=config.seed,
-        ).to(resolve_device(config.device))
-        self.optimizer = HyperNetworkOptimizer(self.hn, config.hn_lr, config.schedule, config.reduction)
-        self._order = random.Random(config.seed)
+        ).to(self._device)
+        self._make_optimizer()
 
-    def admit(self, client: Client) -> None:
-        """Add the client's embedding, and the head of its tau if it is the first."""
-        self.hn.register(client.key, client.num_params)
+    def _make_optimizer(self) -> None:
+        config = self.config
+        self.optimizer = HyperNetworkOptimizer(self.hn, config.hn_lr, config.schedule, config.reduction)
+
+    def _check_room(self, members: Mapping[str, Member]) -> None:
+        values = self.hn.count_new_values(members)
+        if not values:
+            return
+        generated = sum(member.num_params for member in (self.hn.members | dict(members)).values())
+        needed = _BYTES_A_VALUE * values + _BYTES_A_GENERATED_VALUE * generated
+        free = free_memory(self._device)
+        told = (
+            f"{values:,} values more for {len(members)} clients, chunks of {self.hn.chunk_size}; with gradients and "
+            f"Adam's moments {needed / _GIB:.2f} GiB of {free / _GIB:.2f} GiB that are free on {self._device.type}"
+        )
+        if needed > free:
+            raise UserError(
+                f"The hypernetwork does not fit: {told}. Lower hidden-dim (now {self.hn.hidden_dim}: the heads grow "
+                "with it), let fewer sizes of models take part, or use a machine with more memory."
+            )
+        log(INFO, "Hypernetwork: %s.", told)
+
+    def is_trained(self, client: Client) -> bool:
+        """Clients of the checkpoint are only tested: nothing that they have learns any more."""
+        return client.key not in self._known
+
+    def save_checkpoint(self, server_round: int) -> None:
+        """Write the hypernetwork; a run outlives a full disk."""
+        try:
+            path = checkpoint.save(self.tracker.run_dir, server_round, self.config.to_dict(), self.hn)
+        except OSError as error:
+            log(WARNING, "Round %d: no checkpoint could be written: %s", server_round, error)
+        else:
+            log(INFO, "Checkpoint: %s", path)
 
     def num_chunks(self, client: Client) -> int:
         """Tau = ceil(K / N)."""

@@ -21,6 +21,7 @@ from common.config import (
     load_config,
     parse_overrides,
     profiles,
+    split,
 )
 from common.data.datasets import DATASETS as DATA_SOURCES
 from common.errors import UserError
@@ -134,6 +135,72 @@ def test_data_set_profiles_divide_the_data_as_in_the_paper(name, dataset, client
     assert config_of(f"{name}-heterogeneous").model_names == FIVE_MODELS
 
 
+def test_chunk_size_is_chosen_by_the_run_unless_a_profile_says_the_papers():
+    assert Config().chunk_size == "auto"
+    assert config_of("cifar100").chunk_size == "auto"
+    assert config_of("cifar100", chunk_size=3072).chunk_size == 3072
+
+
+@pytest.mark.parametrize(
+    ("name", "temperature", "coefficient"),
+    [("cifar10", 15, 0.01), ("cifar100", 15, 0.01), ("tiny-imagenet", 24, 0.2), ("emnist", 10, 0.1)],
+)
+def test_data_set_profiles_distil_as_in_the_paper(name, temperature, coefficient):
+    for each in (name, f"{name}-heterogeneous"):
+        config = config_of(each)
+        assert (config.temperature, config.distillation_coefficient) == (temperature, coefficient)
+
+
+# What a named setting changes of cifar100, beside the models.
+SETTINGS = {
+    "extreme-personalisation": {},  # tests/common/test_variants.py
+    "resource-constrained": {},
+    "partial-deployment": {"method": "mh-pfedhn-gd", "gd-fraction": 0.4},
+    "partial-participation": {"participation": 0.2},
+    "top-30-percent": {"upload": "topk", "topk-fraction": 0.3},
+    "no-heads": {"heads": "none"},
+    "head-per-client": {"heads": "per-client"},
+    "unseen-clients": {"num-clients": 100, "held-out": 20},
+}
+MODELS_OF_SETTINGS = {
+    **{name: "lenet" for name in SETTINGS},
+    **{f"{name}-heterogeneous": ",".join(FIVE_MODELS) for name in SETTINGS},
+    "unseen-clients-heterogeneous": "lenet,vgg8,resnet10,mlp,squeezenet1_0",
+}
+
+
+@pytest.mark.parametrize("suffix", ["", "-heterogeneous"])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_of_the_paper_is_cifar100_with_these_keys_changed(name, suffix):
+    config = config_of(name + suffix)
+    same = {"profile": config.profile, "models": config.models}
+    assert config.to_dict() == config_of("cifar100").to_dict() | SETTINGS[name] | same
+    architectures = dict.fromkeys(model.partition("/")[0] for model in config.model_names)
+    assert ",".join(architectures) == MODELS_OF_SETTINGS[name + suffix]
+
+
+@pytest.mark.parametrize("name", ["lenet", "vgg8", "resnet10", "mlp"])
+def test_the_global_model_differs_between_profiles_and_the_clients_do_not(name):
+    config = config_of(f"global-{name}")
+    assert (config.method, config.global_model) == ("mh-pfedhn-gd", name)
+    assert config.model_names == ("vgg8", "resnet10", "mlp")
+
+
+def test_lenet_vgg8_and_mlp_can_share_a_head_at_the_chunk_size_of_their_profile():
+    shared, separate = config_of("shared-heads"), config_of("heads-by-architecture")
+    assert (shared.heads, separate.heads) == ("by-tau", "by-architecture")
+    for config in (shared, separate):
+        assert config.model_names == ("lenet", "vgg8", "mlp")
+        assert {math.ceil(size / config.chunk_size) for size in (239_856, 274_664, 408_100)} == {2}
+
+
+def test_unseen_architectures_are_none_of_those_trained():
+    config = config_of("unseen-architectures")
+    models = [config.model_of(client, config.num_clients) for client in range(100)]
+    assert set(models[:80]) == {"lenet", "vgg8", "resnet10", "mlp", "squeezenet1_0"}
+    assert set(models[80:]) == {"resnet18", "squeezenet1_1"}
+
+
 def test_the_default_profile_needs_no_download_and_mixes_the_five_models():
     config = load_config({})
     assert config.profile == DEFAULT_PROFILE == "quickstart"
@@ -145,7 +212,8 @@ def test_the_default_profile_needs_no_download_and_mixes_the_five_models():
 def test_profiles_lists_every_file_with_its_description():
     listed = dict(profiles())
     assert set(listed) == {path.stem for path in PROFILES_DIR.glob("*.yaml")}
-    assert all(listed.values())
+    for name, description in listed.items():
+        assert 0 < len(description) < 100, name
 
 
 def test_a_profile_adds_to_its_base_and_wins_over_it(profile):
@@ -304,12 +372,53 @@ def test_models_may_be_a_list_in_a_profile(profile):
 def test_models_are_dealt_out_in_order():
     config = load_config({"models": "vgg8, lenet,resnet10"})
     assert config.model_names == ("vgg8", "lenet", "resnet10")
-    assert [config.model_of(client) for client in range(7)] == [*(["vgg8", "lenet", "resnet10"] * 2), "vgg8"]
+    assert [config.model_of(client, 7) for client in range(7)] == [*(["vgg8", "lenet", "resnet10"] * 2), "vgg8"]
 
 
 def test_ten_quickstart_clients_hold_each_of_the_five_models_twice():
     config = load_config({})
-    assert [config.model_of(client) for client in range(10)] == [*FIVE_MODELS, *FIVE_MODELS]
+    assert [config.model_of(client, 10) for client in range(10)] == [*FIVE_MODELS, *FIVE_MODELS]
+
+
+def test_models_takes_variants_of_an_architecture(profile):
+    profile("mine.yaml", "dataset: cifar100\nmodels: [lenet, vgg8/keep-output]\n")
+    assert config_of("mine.yaml").model_names == ("lenet", "vgg8/keep-output")
+    assert load_config({"models": "resnet10/freeze-last-fifth"}).model_names == ("resnet10/freeze-last-fifth",)
+
+
+def test_held_out_clients_are_the_last_and_have_models_of_their_own():
+    config = load_config(
+        {"num-clients": 8, "held-out": 3, "models": "lenet,vgg8", "held-out-models": "mlp, resnet18/keep-norm-output"}
+    )
+    trained = ["lenet", "vgg8", "lenet", "vgg8", "lenet"]
+    unseen = ["mlp", "resnet18/keep-norm-output", "mlp"]
+    assert [config.model_of(client, 8) for client in range(8)] == trained + unseen
+
+
+def test_held_out_clients_are_dealt_the_trained_models_unless_others_are_set():
+    config = load_config({"num-clients": 5, "held-out": 2, "models": "lenet,vgg8,mlp"})
+    assert [config.model_of(client, 5) for client in range(5)] == ["lenet", "vgg8", "mlp", "lenet", "vgg8"]
+
+
+def test_models_for_held_out_clients_change_nothing_where_none_is_held_out():
+    config = load_config({"num-clients": 3, "models": "lenet,vgg8", "held-out-models": "mlp"})
+    assert [config.model_of(client, 3) for client in range(3)] == ["lenet", "vgg8", "lenet"]
+
+
+def test_training_and_adapting_divide_the_data_into_the_same_parts():
+    settings = {"num-clients": 10, "held-out": 4}
+    train = load_config(settings)
+    adapt = load_config(settings | {"mode": "adapt", "resume": "results/a-run"})
+    assert (train.num_nodes, adapt.num_nodes) == (6, 10)
+    assert train.num_parts(train.num_nodes) == adapt.num_parts(adapt.num_nodes) == 10
+
+
+@pytest.mark.parametrize("key", ["keep-local", "freeze"])
+def test_patterns_of_layers_may_be_a_list_in_a_profile(profile, key):
+    profile("list.yaml", f"dataset: cifar10\n{key}: [0.*, '*.norm?.*']\n")
+    profile("text.yaml", f"dataset: cifar10\n{key}: 0.*, *.norm?.*\n")
+    for name in ("list.yaml", "text.yaml"):
+        assert split(str(config_of(name).to_dict()[key])) == ("0.*", "*.norm?.*")
 
 
 @pytest.mark.parametrize(
@@ -332,6 +441,9 @@ def test_head_init_scale_follows_the_anchor_unless_it_is_set(overrides, expected
         *[("participation", 1), ("participation", 1e-9), ("quorum", 1), ("num-rounds", 1), ("num-clients", 1)],
         *[("seed", 0), ("seed", 2**31 - 1), ("client-momentum", 0), ("client-momentum", 1), ("client-weight-decay", 0)],
         *[("embedding-init-std", 0), ("max-samples-per-class", 0), ("chunk-size", 1), ("min-clients", 1)],
+        *[("held-out", 0), ("held-out", 9), ("gd-fraction", 0), ("gd-fraction", 1), ("topk-fraction", 1)],
+        *[("distillation-coefficient", 0), ("distillation-coefficient", 1), ("checkpoint-every", 0)],
+        *[("chunk-size", "auto"), ("error-feedback", True)],
     ],
 )
 def test_the_ends_of_a_range_are_valid(key, value):
@@ -374,9 +486,37 @@ def test_the_ends_of_a_range_are_valid(key, value):
         ("dirichlet-alpha", 0, "number above 0"),
         ("deadline", 0, "number above 0"),
         ("head-init-scale", 0, "number above 0 or auto"),
+        ("chunk-size", 0, "whole number of at least 1 or auto"),
+        ("chunk-size", 2.5, "whole number of at least 1 or auto"),
+        ("chunk-size", "big", "whole number of at least 1 or auto"),
+        ("chunk-size", True, "whole number of at least 1 or auto"),
+        ("num-rounds", "auto", "whole number of at least 1"),
+        ("held-out", -1, "whole number of at least 0"),
+        ("checkpoint-every", -1, "whole number of at least 0"),
+        ("gd-fraction", -0.1, "number of at least 0 and at most 1"),
+        ("gd-fraction", 1.1, "number of at least 0 and at most 1"),
+        ("temperature", 0, "number above 0"),
+        ("distillation-coefficient", -0.1, "number of at least 0 and at most 1"),
+        ("distillation-coefficient", 1.1, "number of at least 0 and at most 1"),
+        ("topk-fraction", 0, "number above 0 and at most 1"),
+        ("topk-fraction", 1.1, "number above 0 and at most 1"),
+        ("error-feedback", "yes", "true or false"),
+        ("resume", None, "text"),
         # not among the choices
+        ("mode", "adpat", "did you mean 'adapt'?"),
+        ("mode", "resume", "one of train, adapt"),
+        ("heads", "by_tau", "did you mean 'by-tau'?"),
+        ("heads", "shared", "one of by-tau, by-architecture, per-client, none"),
+        ("upload", "top-k", "did you mean 'topk'?"),
+        ("upload", "sparse", "one of dense, half, int8, topk"),
+        ("download", "topk", "one of dense, half, int8"),
+        ("global-model", "lenet5", "did you mean 'lenet'?"),
+        ("global-model", "lenet/keep-output", "one of lenet, vgg8, resnet10"),
+        ("held-out-models", "mlp,squeezenet", "did you mean 'squeezenet1_"),
+        ("models", "lenet/keep-outptu", "did you mean 'lenet/keep-output'?"),
+        ("models", "mlp/keep-output", "a comma-separated list of lenet, vgg8"),
         ("method", "mh-pfedh", "did you mean 'mh-pfedhn'?"),
-        ("method", "qqq", "mh-pfedhn, local, fedavg"),
+        ("method", "qqq", "one of mh-pfedhn, mh-pfedhn-g, mh-pfedhn-gd, local, fedavg"),
         ("schedule", "perclient", "did you mean 'per-client'?"),
         ("reduction", "average", "one of sum, mean"),
         ("partition", "non-iid-3", "did you mean 'non-iid-"),
@@ -399,6 +539,43 @@ def test_a_wrong_value_is_answered_with_key_value_place_and_what_is_valid(key, v
     assert message.startswith(f"{key} is {value!r} in the run config, but must be ")
     assert valid in message
     assert_one_sentence(message)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ({"held-out": 10}, "held-out is 10, but must be below num-clients, which is 10."),
+        ({"held-out": 3, "num-clients": 2}, "held-out is 3, but must be below num-clients, which is 2."),
+        (
+            {"mode": "adapt"},
+            "mode is 'adapt', so resume must name the run folder or checkpoint file to start from.",
+        ),
+        (
+            {"mode": "adapt", "resume": "results/a", "method": "fedavg"},
+            "mode is 'adapt', but method 'fedavg' has no hypernetwork that could adapt.",
+        ),
+        (
+            {"resume": "results/a"},
+            "resume is 'results/a', but mode is 'train', which starts anew; did you mean mode=adapt?",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(overrides, expected):
+    assert message_of(overrides) == expected
+
+
+@pytest.mark.parametrize("method", ["mh-pfedhn", "mh-pfedhn-g", "mh-pfedhn-gd"])
+def test_every_method_with_a_hypernetwork_can_adapt(method):
+    config = load_config({"mode": "adapt", "resume": "results/a", "method": method})
+    assert (config.mode, config.resume, config.method) == ("adapt", "results/a", method)
+
+
+def test_settings_of_a_profile_and_of_the_command_line_are_checked_together(profile):
+    profile("mine.yaml", "dataset: cifar10\nnum-clients: 4\nheld-out: 2\n")
+    assert config_of("mine.yaml").held_out == 2
+    assert "held-out is 2, but must be below num-clients, which is 2" in message_of(
+        {"profile": "mine.yaml", "num-clients": 2}
+    )
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
@@ -480,6 +657,13 @@ def test_a_resolved_config_loads_again_as_itself(name):
     assert set(config.to_dict()) == set(KEYS)
 
 
+def test_a_resolved_config_loads_where_its_profile_file_is_not_there(profile, tmp_path):
+    name = profile("mine.yaml", "dataset: cifar10\nnum-rounds: 7\n")
+    config = config_of(name).named()
+    (tmp_path / name).unlink()
+    assert load_config(config.to_dict(), origin="the run config") == config
+
+
 def test_choices_are_exactly_what_the_other_modules_offer():
     assert set(MODELS) == set(ARCHITECTURES)
     assert set(DATASETS) == set(DATA_SOURCES)
@@ -523,6 +707,9 @@ def test_an_absolute_folder_is_taken_as_it_is(tmp_path):
         (["hn-lr=0.5", "anchor=false"], {"hn-lr": 0.5, "anchor": False}),
         (["schedule=joint", "schedule=sequential"], {"schedule": "sequential"}),
         (["models=lenet,vgg8"], {"models": "lenet,vgg8"}),
+        (["chunk-size=auto", "held-out=2"], {"chunk-size": "auto", "held-out": 2}),
+        (["chunk-size=3072", "error-feedback=true"], {"chunk-size": 3072, "error-feedback": True}),
+        (["keep-local=0.*,*.norm?.*", "freeze=11.*"], {"keep-local": "0.*,*.norm?.*", "freeze": "11.*"}),
         (["data-dir=a=b"], {"data-dir": "a=b"}),
         (["data-dir=a: b"], {"data-dir": "a: b"}),
         (["data-dir=~/images"], {"data-dir": "~/images"}),

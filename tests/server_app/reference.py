@@ -44,7 +44,7 @@ def implementation_tensors(
     for key, num_params in clients.items():
         named["embedding", key] = (hypernetwork.embedding(key), None)
         tau = -(-num_params // chunk_size)
-        head = hypernetwork.head(tau)
+        head = hypernetwork.heads[str(tau)]
         for chunk in range(tau):
             named["head", tau, chunk, "weight"] = (head.weight, chunk)
             named["head", tau, chunk, "bias"] = (head.bias, chunk)

@@ -25,7 +25,7 @@ def initial_values(hypernetwork: HyperNetwork, clients=CLIENTS) -> list[torch.Te
     """Trunk, then embeddings and heads in a fixed order, whatever the order of registration."""
     tensors = [parameter.detach().clone() for parameter in hypernetwork.trunk.parameters()]
     for key in sorted(clients):
-        head = hypernetwork.head(hypernetwork.num_chunks(key))
+        head = hypernetwork.head(key)
         tensors += [t.detach().clone() for t in (hypernetwork.embedding(key), head.weight, head.bias)]
     return tensors
 
@@ -186,7 +186,7 @@ def test_default_sizes_are_the_papers():
     hypernetwork = HyperNetwork()
     hypernetwork.register("client", num_params=3073)
     assert hypernetwork.embedding("client").shape == (2, 64)
-    assert hypernetwork.head(2).weight.shape == (2, 128, 3072)
+    assert hypernetwork.heads["2"].weight.shape == (2, 128, 3072)
     linears = [module for module in hypernetwork.trunk if isinstance(module, nn.Linear)]
     assert [(linear.in_features, linear.out_features) for linear in linears] == [(64, 128), (128, 128), (128, 128)]
 
@@ -194,7 +194,7 @@ def test_default_sizes_are_the_papers():
 def test_a_head_is_one_stacked_tensor():
     hypernetwork = build()
     for tau in (5, 2, 1):
-        head = hypernetwork.head(tau)
+        head = hypernetwork.heads[str(tau)]
         assert isinstance(head.weight, nn.Parameter)
         assert isinstance(head.bias, nn.Parameter)
         assert head.weight.shape == (tau, 8, CHUNK)
@@ -209,7 +209,7 @@ def test_parameters_are_the_trunk_one_head_a_tau_and_one_embedding_a_client():
     expected = {id(parameter) for parameter in hypernetwork.trunk.parameters()}
     expected |= {id(hypernetwork.embedding(key)) for key in CLIENTS}
     for tau in (5, 2, 1):
-        expected |= {id(hypernetwork.head(tau).weight), id(hypernetwork.head(tau).bias)}
+        expected |= {id(hypernetwork.heads[str(tau)].weight), id(hypernetwork.heads[str(tau)].bias)}
     listed = [id(parameter) for parameter in hypernetwork.parameters()]
     assert len(listed) == len(set(listed)) == 6 + 5 + 6
     assert set(listed) == expected
@@ -221,7 +221,7 @@ def test_clients_of_equal_tau_share_a_head_and_keep_their_own_embedding():
     assert hypernetwork.embedding("five") is not hypernetwork.embedding("five-too")
     before = [theta.detach().clone() for theta in hypernetwork.generate(list(CLIENTS))]
     with torch.no_grad():
-        hypernetwork.head(5).bias.add_(1.0)
+        hypernetwork.heads["5"].bias.add_(1.0)
     after = hypernetwork.generate(list(CLIENTS))
     for key, old, new in zip(CLIENTS, before, after, strict=True):
         shift = 1.0 if TAUS[key] == 5 else 0.0
@@ -232,8 +232,8 @@ def test_heads_that_arrive_as_tau_5_then_tau_2_are_found_by_tau():
     """The trap of PAPER-NOTES: created in order of arrival, looked up in sorted order."""
     clients = {"big": 35, "small": 11}
     hypernetwork = build(clients)
-    assert hypernetwork.head(5).weight.shape[0] == 5
-    assert hypernetwork.head(2).weight.shape[0] == 2
+    assert hypernetwork.heads["5"].weight.shape[0] == 5
+    assert hypernetwork.heads["2"].weight.shape[0] == 2
     assert_generates_reference(hypernetwork, clients, CHUNK, ["big", "small"])
     assert_generates_reference(hypernetwork, clients, CHUNK, ["small", "big"])
 
@@ -253,14 +253,14 @@ def test_registering_again_changes_nothing():
 
 def test_a_new_client_leaves_what_exists_alone():
     hypernetwork = build({"five": 33})
-    embedding, head = hypernetwork.embedding("five"), hypernetwork.head(5)
+    embedding, head = hypernetwork.embedding("five"), hypernetwork.heads["5"]
     values = [t.detach().clone() for t in hypernetwork.parameters()]
     identities = [id(t) for t in hypernetwork.parameters()]
     hypernetwork.register("five-too", num_params=30)
     hypernetwork.register("two", num_params=14)
     assert hypernetwork.embedding("five") is embedding
-    assert hypernetwork.head(5).weight is head.weight
-    assert hypernetwork.head(5).bias is head.bias
+    assert hypernetwork.heads["5"].weight is head.weight
+    assert hypernetwork.heads["5"].bias is head.bias
     by_identity = {id(t): t for t in hypernetwork.parameters()}
     assert all(torch.equal(by_identity[i], value) for i, value in zip(identities, values, strict=True))
 
@@ -313,13 +313,13 @@ def test_order_of_registration_does_not_change_initial_values():
 def test_initial_values_do_not_depend_on_who_else_is_registered():
     everyone, alone = build(), build({"two": 14})
     assert torch.equal(everyone.embedding("two"), alone.embedding("two"))
-    assert torch.equal(everyone.head(2).weight, alone.head(2).weight)
-    assert torch.equal(everyone.head(2).bias, alone.head(2).bias)
+    assert torch.equal(everyone.heads["2"].weight, alone.heads["2"].weight)
+    assert torch.equal(everyone.heads["2"].bias, alone.heads["2"].bias)
 
 
 def test_initial_values_do_not_depend_on_the_clients_k_within_a_tau():
     assert torch.equal(build({"x": 8}).embedding("x"), build({"x": 14}).embedding("x"))
-    assert torch.equal(build({"x": 8}).head(2).weight, build({"x": 14}).head(2).weight)
+    assert torch.equal(build({"x": 8}).heads["2"].weight, build({"x": 14}).heads["2"].weight)
 
 
 def test_initial_values_are_the_same_in_another_process():
@@ -329,7 +329,7 @@ def test_initial_values_are_the_same_in_another_process():
         "from server_app.hypernetwork import HyperNetwork\n"
         "hn = HyperNetwork(chunk_size=7, embedding_dim=6, hidden_dim=8, seed=3)\n"
         "hn.register('client-7', num_params=14)\n"
-        "values = [hn.embedding('client-7'), hn.head(2).weight, hn.head(2).bias, *hn.trunk.parameters()]\n"
+        "values = [hn.embedding('client-7'), hn.heads['2'].weight, hn.heads['2'].bias, *hn.trunk.parameters()]\n"
         "print(json.dumps([value.tolist() for value in values]))\n"
     )
     paths = [str(Path(server_app.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
@@ -341,7 +341,7 @@ def test_initial_values_are_the_same_in_another_process():
         check=True,
     ).stdout
     here = build({"client-7": 14}, head_init_scale=0.1)
-    head = here.head(2)
+    head = here.heads["2"]
     values = [here.embedding("client-7"), head.weight, head.bias, *here.trunk.parameters()]
     assert json.loads(elsewhere) == [value.tolist() for value in values]
 
@@ -351,8 +351,8 @@ def test_seeds_clients_and_heads_differ():
     for a, b in zip(initial_values(one), initial_values(other), strict=True):
         assert not torch.isclose(a, b).any()
     assert not torch.isclose(one.embedding("five"), one.embedding("five-too")).any()
-    assert not torch.isclose(one.head(5).weight[:2], one.head(2).weight).any()
-    weight = one.head(5).weight
+    assert not torch.isclose(one.heads["5"].weight[:2], one.heads["2"].weight).any()
+    weight = one.heads["5"].weight
     assert not torch.isclose(weight[0], weight[1]).any()
     embedding = one.embedding("five")
     assert not torch.isclose(embedding[0], embedding[1]).any()
@@ -372,7 +372,7 @@ def assert_uniform(tensor: torch.Tensor, bound: float) -> None:
 @pytest.mark.parametrize("scale", [1.0, 0.1])
 def test_heads_start_uniform_in_the_linear_range_times_the_scale(scale):
     hypernetwork = build({"x": 2000}, chunk_size=50, hidden_dim=16, head_init_scale=scale)
-    head = hypernetwork.head(40)
+    head = hypernetwork.heads["40"]
     assert_uniform(head.weight, scale / math.sqrt(16))
     assert_uniform(head.bias, scale / math.sqrt(16))
 
@@ -380,8 +380,8 @@ def test_heads_start_uniform_in_the_linear_range_times_the_scale(scale):
 def test_head_scale_is_a_tenth_by_default():
     hypernetwork = HyperNetwork(chunk_size=50, embedding_dim=6, hidden_dim=16)
     hypernetwork.register("x", num_params=2000)
-    assert_uniform(hypernetwork.head(40).weight, 0.1 / math.sqrt(16))
-    assert_uniform(hypernetwork.head(40).bias, 0.1 / math.sqrt(16))
+    assert_uniform(hypernetwork.heads["40"].weight, 0.1 / math.sqrt(16))
+    assert_uniform(hypernetwork.heads["40"].bias, 0.1 / math.sqrt(16))
 
 
 def test_trunk_starts_in_the_linear_range_whatever_the_heads_scale():

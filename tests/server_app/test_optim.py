@@ -50,7 +50,7 @@ def used_by(hypernetwork: HyperNetwork, keys) -> set[int]:
     """Identities of the parameters that a cohort uses."""
     used = {id(parameter) for parameter in hypernetwork.trunk.parameters()}
     for key in keys:
-        head = hypernetwork.head(hypernetwork.num_chunks(key))
+        head = hypernetwork.head(key)
         used |= {id(hypernetwork.embedding(key)), id(head.weight), id(head.bias)}
     return used
 
@@ -413,7 +413,7 @@ def test_untouched_heads_and_embeddings_keep_value_and_adam_state(schedule, coho
 def test_a_head_never_used_has_no_adam_state_and_does_not_move():
     hypernetwork = build()
     optimizer = HyperNetworkOptimizer(hypernetwork, lr=LR)
-    head, embedding = hypernetwork.head(5), hypernetwork.embedding("five")
+    head, embedding = hypernetwork.heads["5"], hypernetwork.embedding("five")
     values = [t.detach().clone() for t in (head.weight, head.bias, embedding)]
     for step in range(2):
         optimizer.apply(random_deltas(sizes("two", "one"), seed=step))
@@ -427,12 +427,12 @@ def test_a_head_never_used_has_no_adam_state_and_does_not_move():
 def test_a_shared_head_moves_while_the_other_clients_embedding_stays(schedule):
     hypernetwork = build()
     optimizer = HyperNetworkOptimizer(hypernetwork, lr=LR, schedule=schedule)
-    head = hypernetwork.head(5).weight.detach().clone()
+    head = hypernetwork.heads["5"].weight.detach().clone()
     other = hypernetwork.embedding("five-too").detach().clone()
     before = hypernetwork.generate(["five-too"])[0].detach().clone()
     optimizer.apply(random_deltas(sizes("five"), seed=0))
     assert torch.equal(hypernetwork.embedding("five-too"), other)
-    assert not torch.equal(hypernetwork.head(5).weight, head)
+    assert not torch.equal(hypernetwork.heads["5"].weight, head)
     assert not torch.equal(hypernetwork.generate(["five-too"])[0], before)
 
 
@@ -452,11 +452,11 @@ def test_no_deltas_change_nothing(schedule):
 def test_rows_past_k_in_the_last_chunk_get_no_gradient():
     """K = 3 of N = 7: the last four outputs of the head are cut off, so their bias and weight columns stay put."""
     hypernetwork = build(sizes("tiny"))
-    before = hypernetwork.head(1).bias.detach().clone(), hypernetwork.head(1).weight.detach().clone()
+    before = hypernetwork.heads["1"].bias.detach().clone(), hypernetwork.heads["1"].weight.detach().clone()
     HyperNetworkOptimizer(hypernetwork, lr=LR).apply(random_deltas(sizes("tiny"), seed=0))
-    assert torch.equal(hypernetwork.head(1).bias[0, 3:], before[0][0, 3:])
-    assert torch.equal(hypernetwork.head(1).weight[0, :, 3:], before[1][0, :, 3:])
-    assert not torch.isclose(hypernetwork.head(1).bias[0, :3], before[0][0, :3], rtol=0, atol=0.5 * LR).any()
+    assert torch.equal(hypernetwork.heads["1"].bias[0, 3:], before[0][0, 3:])
+    assert torch.equal(hypernetwork.heads["1"].weight[0, :, 3:], before[1][0, :, 3:])
+    assert not torch.isclose(hypernetwork.heads["1"].bias[0, :3], before[0][0, :3], rtol=0, atol=0.5 * LR).any()
 
 
 # --- clients that come later ----------------------------------------------------------------------------------------

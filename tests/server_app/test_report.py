@@ -67,6 +67,28 @@ def make_run(tmp_path, monkeypatch):
     return make
 
 
+@pytest.fixture
+def make_adapt_run(tmp_path, monkeypatch):
+    """Returns a function that leaves the folder of a run of two rounds in which k and l are known, a, b and c new."""
+
+    def make(evaluated="abckl", known="kl", **changes):
+        monkeypatch.setattr("server_app.tracking.write_report", lambda run_dir: None)
+        tracker = RunTracker(tmp_path / "run", CONFIG | {"mode": "adapt", "num-rounds": 2}, num_rounds=2)
+        for key, architecture in {"k": "vgg8", "a": "lenet", "b": "mlp", "c": "lenet", "l": "lenet"}.items():
+            tracker.add_client(key, 1000, 2, architecture, known=key in known)
+        for number, correct in enumerate([(2, 4, 6, 90, 60), (4, 8, 12, 90, 72)], start=1):
+            evaluations = {
+                key: Evaluation(right, total, 1.0)
+                for key, right, total in zip("abckl", correct, (20, 20, 20, 100, 100), strict=True)
+                if key in evaluated
+            }
+            tracker.log_round(RoundRecord(number, evaluations, {"a": (2.0, 20)}, seconds=dict(SECONDS), **changes))
+        tracker.finish()
+        return tracker.run_dir
+
+    return make
+
+
 def page_of(run_dir):
     return Page(write_report(run_dir).read_text())
 
@@ -164,6 +186,104 @@ def test_accuracies_of_an_architecture_skip_rounds_without_its_clients(make_run)
     del lines[1]["client-accuracy"]["b"]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert read_run(run_dir).accuracies("mlp") == [(1, [0.002]), (3, [0.001])]
+
+
+def lines_of(axes):
+    """The curves of a plot as (colour, style, values); a line of no points is left out."""
+    lines = [(line.get_color(), line.get_linestyle(), list(line.get_ydata())) for line in axes.lines]
+    return [(colour, style, pytest.approx(values)) for colour, style, values in lines if values]
+
+
+def legend_of(axes):
+    return {
+        text.get_text(): line.get_linestyle()
+        for text, line in zip(axes.get_legend().get_texts(), axes.get_legend().legend_handles, strict=True)
+    }
+
+
+def test_new_and_known_clients_have_rows_of_their_own(make_adapt_run):
+    rows = read_run(make_adapt_run()).architectures()
+    assert [(row.architecture, row.clients, row.last_accuracy, row.best_accuracy) for row in rows] == [
+        ("lenet", 2, pytest.approx(0.4), pytest.approx(0.4)),  # 4 and 12 of 20
+        ("mlp", 1, 0.4, 0.4),
+        ("vgg8 (known)", 1, 0.9, 0.9),
+        ("lenet (known)", 1, 0.72, 0.72),
+    ]
+
+
+def test_known_clients_are_a_dashed_line_and_no_part_of_the_solid_ones(make_adapt_run):
+    top, _ = report._draw_curves(read_run(make_adapt_run())).axes
+    lenet, mlp, *_ = report._COLOURS
+    best = ("#f2c14e", "-", [0.4])
+    assert lines_of(top) == [
+        (lenet, "-", [0.2, 0.4]),  # of a and c: 2 and 6, then 4 and 12 of 20
+        (mlp, "-", [0.2, 0.4]),
+        ("black", "-", [0.2, 0.4]),
+        ("black", "--", [0.75, 0.81]),  # 150, then 162 of 200
+        best,
+    ]
+    assert legend_of(top) == {
+        "all new clients, by test samples": "-",
+        "best: 0.400 in round 2": "None",
+        "all known clients, by test samples": "--",
+        "lenet, new": "-",
+        "mlp, new": "-",
+        "band: 10th to 90th percentile of new clients": "solid",
+    }
+
+
+def test_ordinary_run_has_no_dashed_line(make_run):
+    top, bottom = report._draw_curves(read_run(make_run())).axes
+    assert {style for _, style, _ in lines_of(top)} == {"-"}
+    assert list(legend_of(top)) == ["all clients, by test samples", "best: 0.003 in round 2", "lenet", "mlp"]
+    assert list(legend_of(bottom)) == ["local training, by training samples", "test, by test samples"]
+
+
+def test_known_clients_are_drawn_though_no_new_one_was_evaluated(make_adapt_run):
+    run_dir = make_adapt_run(evaluated="kl")
+    top, _ = report._draw_curves(read_run(run_dir)).axes
+    assert lines_of(top) == [("black", "--", [0.75, 0.81])]
+    assert not top.texts
+    assert [row.last_accuracy for row in read_run(run_dir).architectures()] == [None, None, 0.9, 0.72]
+    assert "Last accuracy of new clients – not evaluated yet" in " ".join(page_of(run_dir).text.split())
+
+
+def test_loss_of_the_global_model_is_drawn_where_there_is_one(make_adapt_run):
+    run_dir = make_adapt_run(global_losses={"a": (1.0, 30), "b": (3.0, 10)})
+    _, bottom = report._draw_curves(read_run(run_dir)).axes
+    assert [list(line.get_ydata()) for line in bottom.lines] == [[2.0, 2.0], [1.0, 1.0], [1.5, 1.5]]
+    assert list(legend_of(bottom)) == [
+        "local training, by training samples",
+        "test, by test samples of new clients",
+        "global model, by training samples",
+    ]
+
+
+def test_page_of_an_adapt_run_says_which_clients_are_new(make_adapt_run):
+    text = " ".join(page_of(make_adapt_run()).text.split())
+    for expected in (
+        "mh-pfedhn on cifar10, 5 clients. Mode adapt: what the hypernetwork learned in training is frozen; new clients "
+        "(3 here) get embeddings of their own, clients known from training (2 here) are only evaluated.",
+        "Last accuracy of new clients 0.400 round 2, known clients 0.810",
+        "Solid lines are of new clients, the dashed line is of known ones.",
+        "lenet (known) 1 0.720 0.720",
+        "all new 3 0.400 0.400",
+        "k vgg8 known 0.900",
+        "a lenet new 0.200",
+    ):
+        assert expected in text
+
+
+def test_page_of_an_adapt_run_without_known_clients_names_the_mode(make_adapt_run):
+    text = " ".join(page_of(make_adapt_run(known="")).text.split())
+    assert "5 clients. Mode adapt:" in text
+    assert "(0 here) are only evaluated" in text
+    assert "dashed" not in text
+
+
+def test_page_of_an_ordinary_run_speaks_of_no_mode_and_no_known_clients(make_run):
+    text = page_of(make_run()).text
+    assert not re.search(r"adapt|[Kk]nown|new clients|dashed", text)
 
 
 def test_more_architectures_than_colours_are_still_drawn(make_run, monkeypatch):

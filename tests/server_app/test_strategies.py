@@ -683,7 +683,7 @@ def test_the_sequential_schedule_trains_one_client_at_a_time_each_from_the_phi_t
 
 def test_the_three_schedules_lead_to_different_networks(small):
     weights = {
-        schedule: play(small, Scripted(), schedule=schedule, run_name=schedule).strategy.hn.head(4).bias
+        schedule: play(small, Scripted(), schedule=schedule, run_name=schedule).strategy.hn.heads["4"].bias
         for schedule in ("joint", "per-client", "sequential")
     }
     assert not torch.equal(weights["joint"], weights["per-client"])

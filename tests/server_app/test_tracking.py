@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from common.errors import UserError
 from common.evaluation import Evaluation
 from server_app import tracking
-from server_app.report import final_table
+from server_app.report import METRIC_KEYS, final_table, read_clients
 from server_app.tracking import Failure, RoundRecord, RunTracker, round_metrics
 
 CONFIG = {"run-name": "small", "method": "mh-pfedhn", "dataset": "cifar10", "num-rounds": 4, "anchor": True}
@@ -54,6 +54,16 @@ def tracker(tmp_path, clock, drawings):
     tracker.add_client("a", 1000, 2, "lenet")
     tracker.add_client("b", 1000, 2, "lenet")
     tracker.add_client("c", 2500, 5, "mlp")
+    return tracker
+
+
+@pytest.fixture
+def adapting(tmp_path, clock, drawings):
+    """A run in which a and b are new and c is known."""
+    tracker = RunTracker(tmp_path / "adapting", CONFIG | {"mode": "adapt"}, num_rounds=4, clock=clock)
+    tracker.add_client("a", 1000, 2, "lenet")
+    tracker.add_client("b", 2500, 5, "mlp")
+    tracker.add_client("c", 2500, 5, "mlp", known=True)
     return tracker
 
 
@@ -142,6 +152,50 @@ def test_losses_that_are_not_finite_are_null_in_the_file(tracker, loss):
     assert line["train-loss"] is None
 
 
+def test_known_clients_count_in_an_accuracy_of_their_own_only():
+    evaluations = {
+        "a": Evaluation(2, 10, 1.0),
+        "b": Evaluation(18, 30, 2.0),
+        "c": Evaluation(5, 10, 8.0),
+        "d": Evaluation(30, 30, 8.0),
+    }
+    line = round_metrics(RoundRecord(1, evaluations), known={"c", "d"})
+    assert {key: line[key] for key in ("accuracy", "accuracy-mean", "accuracy-std", "accuracy-worst10", "loss")} == {
+        "accuracy": 0.5,  # 20 of 40
+        "accuracy-mean": 0.4,  # of 0.2 and 0.6
+        "accuracy-std": 0.2,
+        "accuracy-worst10": 0.2,
+        "loss": 1.75,  # (10 * 1 + 30 * 2) / 40
+    }
+    assert line["accuracy-known"] == 0.875  # 35 of 40
+    assert line["client-accuracy"] == {"a": 0.2, "b": 0.6, "c": 0.5, "d": 1.0}
+
+
+def test_accuracy_of_known_clients_is_rounded_like_the_others():
+    assert round_metrics(RoundRecord(1, {"c": Evaluation(1, 3, 1.0)}), known=["c"])["accuracy-known"] == 0.333333
+
+
+def test_round_that_evaluated_only_known_clients_has_no_accuracy():
+    line = round_metrics(RoundRecord(1, {"c": Evaluation(5, 10, 1.0)}), known={"c"})
+    assert (line["accuracy"], line["accuracy-mean"], line["loss"], line["accuracy-known"]) == (None, None, None, 0.5)
+
+
+def test_known_clients_that_were_not_evaluated_have_null():
+    line = round_metrics(RoundRecord(1, {"a": Evaluation(5, 10, 1.0)}), known={"c"})
+    assert (line["accuracy"], line["accuracy-known"]) == (0.5, None)
+
+
+def test_global_loss_is_a_mean_over_samples():
+    line = round_metrics(RoundRecord(1, global_losses={"a": (1.0, 30), "b": (3.0, 10)}))
+    assert (line["global-loss"], line["global-clients"]) == (1.5, 2)
+    assert (line["train-loss"], line["clients"]) == (None, 0)
+
+
+def test_global_loss_that_is_not_finite_is_null():
+    line = round_metrics(RoundRecord(1, global_losses={"a": (math.inf, 30)}))
+    assert (line["global-loss"], line["global-clients"]) == (None, 1)
+
+
 # --- Files ---
 
 
@@ -195,10 +249,42 @@ def test_clients_table(tracker):
         "best-round": "1",
         "rounds-trained": "2",
         "failures": "0",
+        "known": "false",
     }
     assert (rows["a"]["best-round"], rows["a"]["rounds-trained"]) == ("2", "1")
     # Reaching the best accuracy again does not move its round.
     assert (rows["c"]["best-round"], rows["c"]["failures"], rows["c"]["train-samples"]) == ("1", "2", "")
+
+
+def test_known_clients_are_marked_in_the_table(adapting):
+    adapting.log_round(record(1, correct=(2, 6, 20)))
+    assert {key: row["known"] for key, row in rows_of(adapting).items()} == {"a": "false", "b": "false", "c": "true"}
+    rows = read_clients(adapting.run_dir / "clients.csv")
+    assert [(row.client, row.known) for row in rows] == [("a", False), ("b", False), ("c", True)]
+
+
+def test_table_without_the_column_has_no_known_clients(tmp_path):
+    path = tmp_path / "clients.csv"
+    path.write_text(
+        "client,architecture,num-params,chunks,train-samples,test-samples,last-accuracy,best-accuracy,best-round,"
+        "rounds-trained,failures\na,lenet,1000,2,,,,,,0,0\n"
+    )
+    (row,) = read_clients(path)
+    assert row.known is False
+
+
+def test_lines_of_an_adapt_run_tell_known_clients_from_new_ones(adapting):
+    adapting.log_round(record(1, correct=(2, 6, 15)))
+    adapting.log_round(record(2))
+    first, second = lines_of(adapting)
+    assert (first["accuracy"], first["accuracy-known"]) == (0.4, 0.75)
+    assert first["client-accuracy"] == {"a": 0.2, "b": 0.6, "c": 0.75}
+    assert (second["accuracy"], second["accuracy-known"]) == (None, None)
+
+
+def test_lines_of_an_ordinary_run_have_no_optional_keys(tracker):
+    tracker.log_round(record(1, correct=(2, 6, 20)))
+    assert set(lines_of(tracker)[0]) == set(METRIC_KEYS)
 
 
 def test_a_node_that_fails_before_it_is_admitted_is_recorded(tracker):
@@ -235,6 +321,22 @@ def test_summary_has_best_and_last_round(tracker, clock):
     assert read_strictly((tracker.run_dir / "summary.json").read_text()) == summary
 
 
+def test_summary_of_an_adapt_run_is_of_new_clients(adapting):
+    adapting.log_round(record(1, correct=(2, 6, 20)))
+    adapting.log_round(record(2, correct=(4, 8, 15)))
+    adapting.log_round(record(3))
+    summary = adapting.finish()
+    assert (summary["best-accuracy"], summary["last-accuracy"], summary["last-accuracy-mean"]) == (0.6, 0.6, 0.6)
+    assert summary["last-accuracy-known"] == 0.75
+    assert summary["last-accuracy-by-architecture"] == {"lenet": 0.4, "mlp": 0.8, "mlp (known)": 0.75}
+    assert summary["clients"] == 3
+
+
+def test_summary_of_known_clients_that_were_never_evaluated(adapting):
+    adapting.log_round(record(1))
+    assert adapting.finish()["last-accuracy-known"] is None
+
+
 def test_tensorboard_events(tracker):
     tracker.log_round(record(1, correct=(2, 6, 20)))
     tracker.log_round(record(2))
@@ -248,6 +350,21 @@ def test_tensorboard_events(tracker):
     assert [(event.step, event.value) for event in events.Scalars("accuracy")] == [(1, pytest.approx(0.7))]
     assert events.Scalars("accuracy-by-architecture/lenet")[0].value == pytest.approx(0.4)
     assert len(events.Scalars("train-loss")) == 2
+
+
+def test_tensorboard_events_of_known_clients_and_of_a_global_model(adapting):
+    adapting.log_round(record(1, correct=(2, 6, 15), global_losses={"a": (1.0, 30), "b": (3.0, 10)}))
+    adapting.finish()
+    events = EventAccumulator(str(adapting.run_dir / "tensorboard")).Reload()
+    expected = {
+        "accuracy": 0.4,
+        "accuracy-known": 0.75,
+        "global-loss": 1.5,
+        "global-clients": 2,
+        "accuracy-by-architecture/mlp": 0.6,
+        "accuracy-known-by-architecture/mlp": 0.75,
+    }
+    assert {tag: events.Scalars(tag)[0].value for tag in expected} == pytest.approx(expected)
 
 
 # --- Folders that already hold a run ---
@@ -312,6 +429,27 @@ def test_progress_line(tracker, clock):
     )
 
 
+def test_progress_line_of_an_adapt_run_has_known_clients(adapting):
+    first = record(1, correct=(2, 6, 15), failures=[])
+    adapting.log_round(first)
+    assert adapting.progress_line(first) == (
+        "round   1/4 | accuracy 0.400 (mean 0.400, worst 10 % 0.200) | known clients 0.750 | train loss 1.250"
+        " | 2/2 clients | 4.0 s | 12 s left"
+    )
+    second = record(2)
+    adapting.log_round(second)
+    assert "known clients" not in adapting.progress_line(second)
+
+
+@pytest.mark.parametrize(("loss", "text"), [(2.31, "2.310"), (math.nan, "–")])
+def test_progress_line_has_the_loss_of_the_global_model(tracker, loss, text):
+    last = record(4, failures=[], global_losses={"a": (loss, 30)})
+    tracker.log_round(last)
+    assert tracker.progress_line(last) == (
+        f"round   4/4 | not evaluated | train loss 1.250 | global loss {text} | 2/2 clients | 4.0 s"
+    )
+
+
 def test_time_left_follows_recent_rounds(tracker, clock):
     tracker.num_rounds = 1020
     for number in range(1, 21):
@@ -346,6 +484,23 @@ def test_final_table(tracker):
         "all                 4                                  0.533          0.667",
         "(means over clients)",
         "over all test samples: best accuracy 0.750 in round 1, last 0.600 in round 2",
+    ]
+
+
+def test_final_table_of_an_adapt_run(adapting):
+    adapting.log_round(record(1, correct=(4, 8, 20)))
+    adapting.log_round(record(2, correct=(2, 8, 15)))
+    assert final_table(adapting.run_dir).splitlines() == [
+        "architecture  clients      K  chunks  last accuracy  best accuracy",
+        "------------------------------------------------------------------",
+        "lenet               1  1,000       2          0.200          0.400",
+        "mlp                 1  2,500       5          0.800          0.800",
+        "mlp (known)         1  2,500       5          0.750          1.000",
+        "------------------------------------------------------------------",
+        "all new             2                         0.500          0.600",
+        "(means over clients)",
+        "over all test samples of new clients: best accuracy 0.600 in round 1, last 0.500 in round 2",
+        "over all test samples of known clients: last accuracy 0.750",
     ]
 
 
