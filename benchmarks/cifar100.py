@@ -84,7 +84,7 @@ STUDIES = {
             "per-client, no anchor": Run(["schedule=per-client", "hn-lr=0.0002", *_PAPER]),
             "local": Run(["method=local"], [0.30, 0.40, 0.42, None]),
         },
-        [*_LENET, "checkpoint-every=0"],
+        [*_LENET, "reduction=sum", "checkpoint-every=0"],
     ),
     "global": Study(
         _LENET_TITLE,
@@ -93,6 +93,7 @@ STUDIES = {
             "HN, anchor": Run([], [0.29, 0.47, 0.51, 0.51]),
             "HNG, anchor": Run(["method=mh-pfedhn-g"]),
             "GD, anchor": Run(["method=mh-pfedhn-gd"], [0.43, 0.53, 0.53, 0.54]),
+            "GD, anchor, reduction: sum": Run(["method=mh-pfedhn-gd", "reduction=sum"]),
             "HN, no anchor": Run(_PAPER, [0.03, 0.13, 0.30, 0.48]),
             "HNG, no anchor": Run(["method=mh-pfedhn-g", *_PAPER]),
             "GD, no anchor": Run(["method=mh-pfedhn-gd", *_PAPER], [0.07, 0.25, 0.48, 0.52]),

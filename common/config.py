@@ -135,7 +135,8 @@ class Config:
     hidden_layers: int = _option(3, "depth of the hypernetwork's trunk", minimum=1)
     hn_lr: float = _option(1e-3, "learning rate of the hypernetwork's Adam", above=0)
     schedule: str = _option("joint", "how deltas become optimizer steps", choices=SCHEDULES)
-    reduction: str = _option("sum", "how a joint step combines clients", choices=REDUCTIONS)
+    # With a global model the two kinds of steps share Adam's moments: the mean keeps their gradients of one size.
+    reduction: str = _option("mean", "how a joint step combines clients", choices=REDUCTIONS)
     heads: str = _option("by-tau", "which clients share an output head of the hypernetwork", choices=HEADS)
     anchor: bool = _option(True, "clients add the generated weights to their architecture's seeded initialisation")
     head_init_scale: float | str = _option(
@@ -454,5 +455,7 @@ _NEVER_EMPTY = frozenset(key for key, (field, _) in _RULES.items() if field.defa
 def keys_with_help() -> Iterator[tuple[str, object, str]]:
     """Every key with its default and what it sets."""
     for key, (field, rule) in _RULES.items():
-        values = f" ({', '.join(rule.choices)})" if rule.choices else ""
+        # The variants of the architectures would fill the screen; the profiles show them.
+        plain = [choice for choice in rule.choices if choice not in VARIANTS]
+        values = f" ({', '.join(plain)})" if plain else ""
         yield key, field.default if field.default != "" else '""', rule.help + values

@@ -263,14 +263,15 @@ def final_table(run_dir: Path) -> str:
     text[1:1] = [rule]
     text[-1:-1] = [rule]
     text.append("(means over clients)")
+    of_new = " of new clients" if run.has_known_clients else ""
     if run.evaluated:
         text.append(
-            f"over all test samples{' of new clients' if run.has_known_clients else ''}: best accuracy {headline['best-accuracy']:.3f} "
+            f"over all test samples{of_new}: best accuracy {headline['best-accuracy']:.3f} "
             f"in round {headline['best-round']}, "
             f"last {headline['last-accuracy']:.3f} in round {headline['last-round']}"
         )
     else:
-        text.append("no round was evaluated")
+        text.append("no new client was evaluated" if run.has_known_clients else "no round was evaluated")
     if headline.get("last-accuracy-known") is not None:
         text.append(f"over all test samples of known clients: last accuracy {headline['last-accuracy-known']:.3f}")
     return "\n".join(text)
@@ -466,7 +467,7 @@ def _values(run: Run, key: str) -> tuple[list[int], list[float]]:
 
 
 def _draw_curves(run: Run) -> Figure:
-    """Accuracy (top) and loss (bottom) against the round; known clients are dashed, as in the paper's figures 3 to 5."""
+    """Accuracy (top) and loss (bottom) against the round; known clients are dashed, as in the paper's figure 3."""
     figure = _figure(height=8.6)
     top, bottom = figure.subplots(2, 1, height_ratios=(5, 3))
     # A line between two points needs no dots; a single point is invisible without.
@@ -497,14 +498,16 @@ def _draw_curves(run: Run) -> Figure:
     )
     known_rounds, known_accuracies = _values(run, "accuracy-known")
     if run.has_known_clients:
-        dashed = {
-            "color": "black",
-            "linewidth": 1.8,
-            "linestyle": "--",
-            "marker": "o" if len(known_rounds) == 1 else "",
-        }
-        top.plot(known_rounds, known_accuracies, **dashed)
-        handles.insert(1, Line2D([], [], **dashed, label="all known clients, by test samples"))
+        (dashed,) = top.plot(
+            known_rounds,
+            known_accuracies,
+            color="black",
+            linewidth=1.8,
+            linestyle="--",
+            marker="o" if len(known_rounds) == 1 else "",
+            label="all known clients, by test samples",
+        )
+        handles.insert(1, dashed)
     best = run.best("accuracy")
     if best is not None:
         top.plot(

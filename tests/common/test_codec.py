@@ -564,6 +564,18 @@ def test_gaps_that_are_not_two_positions_below_1000_are_malformed(gaps):
     assert "'gaps'" in error.detail
 
 
+def test_the_error_of_gaps_says_what_is_wrong_with_them():
+    def detail(gaps):
+        parts = {"values": np.ones(2, np.float32), "gaps": np.array(gaps, np.uint8)}
+        return refusal(parts, "topk", 766, 2 / 766).detail
+
+    assert "has length 1, but must have 2 to 4" in detail([0])
+    assert "has length 5, but must have 2 to 4" in detail([0, 255, 255, 255, 0])
+    assert "its last distance is incomplete" in detail([0, 0, 255])
+    assert "holds 3 distances, but must hold 2" in detail([0, 0, 0])
+    assert "leads to position 766, but must stay below 766" in detail([1, 255, 255, 254])
+
+
 def test_a_single_value_has_a_position_too():
     for gaps, reason in (([0], None), ([1], "malformed"), ([255], "malformed")):
         parts = {"values": np.ones(1, np.float32), "gaps": np.array(gaps, np.uint8)}
@@ -625,8 +637,10 @@ def random_messages(draw):
         dtype = np.dtype(draw(part_dtypes) if draw(one_in_ten) else right)
         size = draw(st.integers(0, 50)) if draw(one_in_ten) else lengths.get(name, count + draw(st.integers(0, 2)))
         rng = np.random.default_rng(draw(st.integers(0, 1 << 30)))
-        likely = [0, 0, 0, 1, 255, rng.integers(256)]
+        likely = draw(st.sampled_from([(0,), (0, 0, 0, 1, 2), (0, 0, 0, 1, 255), range(256)]))
         data = rng.choice(likely, size * dtype.itemsize).astype(np.uint8).tobytes()
+        if name == "bitmap" and draw(st.booleans()):  # one that chance would hardly make right
+            data, dtype = np.packbits(rng.permutation(length) < count, bitorder="little").tobytes(), np.dtype(np.uint8)
         part = np.frombuffer(data, dtype) if dtype.itemsize else np.zeros(size, dtype)
         parts[name] = part.reshape(draw(st.sampled_from([(1, -1), (-1, 1)]))) if draw(one_in_ten) else part
     return parts, codec, fraction, length

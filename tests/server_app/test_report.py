@@ -244,6 +244,10 @@ def test_known_clients_are_drawn_though_no_new_one_was_evaluated(make_adapt_run)
     top, _ = report._draw_curves(read_run(run_dir)).axes
     assert lines_of(top) == [("black", "--", [0.75, 0.81])]
     assert not top.texts
+    assert report.final_table(run_dir).splitlines()[-2:] == [
+        "no new client was evaluated",
+        "over all test samples of known clients: last accuracy 0.810",
+    ]
     assert [row.last_accuracy for row in read_run(run_dir).architectures()] == [None, None, 0.9, 0.72]
     assert "Last accuracy of new clients – not evaluated yet" in " ".join(page_of(run_dir).text.split())
 
