@@ -56,6 +56,10 @@ class Registry:
         """Forget a client that could not be served after all."""
         del self._clients[key]
 
+    def client(self, key: str) -> Client:
+        """Raises KeyError for an unknown key."""
+        return self._clients[key]
+
     @property
     def clients(self) -> list[Client]:
         """All clients, sorted by key, numbers in their natural order."""

@@ -135,7 +135,7 @@ class Run:
 
         None stands for what was never evaluated. The best of a number is its maximum over rounds, so that
         `best-accuracy-mean` may be of another round than `best-accuracy`. `last-accuracy-known` is there only if
-        there are known clients, and is of `last-round`.
+        there are known clients, and is of the last round after which any of them was evaluated.
         """
         best, best_mean = self.best("accuracy"), self.best("accuracy-mean")
         last = self.evaluated[-1] if self.evaluated else None
@@ -155,7 +155,8 @@ class Run:
             "clients": len(self.clients),
         }
         if self.has_known_clients:
-            headline["last-accuracy-known"] = last.get("accuracy-known") if last else None
+            values = [line["accuracy-known"] for line in self.rounds if line.get("accuracy-known") is not None]
+            headline["last-accuracy-known"] = values[-1] if values else None
         return headline
 
     def accuracies(self, architecture: str, *, known: bool = False) -> list[tuple[int, list[float]]]:

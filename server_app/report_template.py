@@ -78,7 +78,7 @@ Mode adapt: what the hypernetwork learned in training is frozen; new clients
 <small>{{ best_round }}
 </small></dd></div>
 <div><dt>Last accuracy{{ of_new }}</dt><dd>{{ headline["last-accuracy"] | accuracy }}
-<small>{{ last_round }}{{ ", known clients " ~ (headline["last-accuracy-known"] | accuracy) if has_known }}
+<small>{{ last_round }}{{ "; known clients " ~ (headline["last-accuracy-known"] | accuracy) if has_known }}
 </small></dd></div>
 <div><dt>Mean over {{ "new " if has_known }}clients</dt><dd>{{ headline["last-accuracy-mean"] | accuracy }}
 <small>{{ last_round }}, std {{ headline["last-accuracy-std"] | accuracy }}</small></dd></div>

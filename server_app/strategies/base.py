@@ -438,12 +438,15 @@ class RoundStrategy(Strategy):
         # Sorted, so that nothing in the record depends on who answered first.
         record.evaluations = dict(sorted(self._evaluations.items(), key=lambda item: natural_order(item[0])))
         record.train_losses = dict(sorted(record.train_losses.items(), key=lambda item: natural_order(item[0])))
+        record.global_losses = dict(sorted(record.global_losses.items(), key=lambda item: natural_order(item[0])))
         record.failures.sort(key=lambda failure: natural_order(failure.client))
         self.tracker.log_round(record)
         log(INFO, "%s", self.tracker.progress_line(record))
-        total = sum(evaluation.total for evaluation in record.evaluations.values())
+        # In mode adapt, of the new clients.
+        tested = [test for key, test in record.evaluations.items() if self.is_trained(self.registry.client(key))]
+        total = sum(test.total for test in tested)
         if total:
-            correct = sum(evaluation.correct for evaluation in record.evaluations.values())
+            correct = sum(test.correct for test in tested)
             result.evaluate_metrics_clientapp[record.round] = MetricRecord({"accuracy": correct / total})
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""An independent float64 calculation of the hypernetwork and of its update (Algorithm 1), to compare with.
+"""An independent float64 calculation of the hypernetwork and of its updates (Algorithms 1 and 2), to compare with.
 
 Nothing here uses autograd, batching or torch's optimizer: chunks are visited by a plain loop, the gradient is
 back-propagated by hand, Adam and the norm clipping are written out. Starting values are copied from the
@@ -23,13 +23,26 @@ CHUNK = 7
 CLIENTS = {"five": 33, "two": 14, "five-too": 30, "one": 7, "tiny": 3}
 
 
-def build(clients: dict[str, int] = CLIENTS, **overrides: float) -> HyperNetwork:
+def build(
+    clients: dict[str, int] = CLIENTS, groups: dict[str, str] | None = None, **overrides: float | str
+) -> HyperNetwork:
     """The implementation under test, small, with these clients registered in this order."""
     options = {"chunk_size": CHUNK, "embedding_dim": 6, "hidden_dim": 8, "head_init_scale": 1.0, "seed": 3}
     hypernetwork = HyperNetwork(**(options | overrides))
     for key, num_params in clients.items():
-        hypernetwork.register(key, num_params=num_params)
+        hypernetwork.register(key, num_params, (groups or {}).get(key, ""))
     return hypernetwork
+
+
+def output_layer(heads: str, key: str, group: str, tau: int, chunk: int) -> Name:
+    """Which output layer makes a chunk of a client: those with the same name share it (section 3.2, appendix C.5)."""
+    if heads == "none":
+        return "head", "everyone"
+    if heads == "per-client":
+        return "head", "of", key, chunk
+    if heads == "by-architecture" and group:
+        return "head", tau, group, chunk
+    return "head", tau, chunk
 
 
 def implementation_tensors(
@@ -43,11 +56,13 @@ def implementation_tensors(
         named["trunk", layer, "bias"] = (linear.bias, None)
     for key, num_params in clients.items():
         named["embedding", key] = (hypernetwork.embedding(key), None)
-        tau = -(-num_params // chunk_size)
-        head = hypernetwork.heads[str(tau)]
+        tau, heads = -(-num_params // chunk_size), hypernetwork.shared_by
+        head = hypernetwork.heads[str(tau)] if heads == "by-tau" else hypernetwork.head(key)
         for chunk in range(tau):
-            named["head", tau, chunk, "weight"] = (head.weight, chunk)
-            named["head", tau, chunk, "bias"] = (head.bias, chunk)
+            name = output_layer(heads, key, hypernetwork.members[key].group, tau, chunk)
+            row = 0 if heads == "none" else chunk
+            named[*name, "weight"] = (head.weight, row)
+            named[*name, "bias"] = (head.bias, row)
     return named
 
 
@@ -58,13 +73,15 @@ def _as_array(tensor: Tensor, row: int | None) -> Array:
 class Reference:
     """The hypernetwork and its optimizer as one object, with one separate linear layer for every chunk of every head.
 
-    `clients` maps a client key to its K. `values` holds the parameters; `steps`, `first` and `second` hold Adam's
-    state and have an entry only for what has been updated at least once.
+    `clients` maps a client key to its K; the global model of Algorithm 2 is one of them. `values` holds the parameters;
+    `steps`, `first` and `second` hold Adam's state and have an entry only for what has been updated at least once.
     """
 
     def __init__(self, hypernetwork: HyperNetwork, clients: dict[str, int], chunk_size: int) -> None:
         self.chunk_size = chunk_size
+        self.heads = hypernetwork.shared_by
         self.clients: dict[str, int] = {}
+        self.groups: dict[str, str] = {}
         self.values: dict[Name, Array] = {}
         self.steps: dict[Name, int] = {}
         self.first: dict[Name, Array] = {}
@@ -75,12 +92,17 @@ class Reference:
     def adopt(self, hypernetwork: HyperNetwork, clients: dict[str, int]) -> None:
         """Copy what these clients need and the reference does not have yet."""
         self.clients |= clients
+        self.groups |= {key: hypernetwork.members[key].group for key in clients}
         for name, (parameter, row) in implementation_tensors(hypernetwork, clients, self.chunk_size).items():
             if name not in self.values:
                 self.values[name] = _as_array(parameter, row).copy()
 
     def tau(self, key: str) -> int:
         return -(-self.clients[key] // self.chunk_size)
+
+    def layer(self, key: str, chunk: int) -> Name:
+        """Name of the output layer of a chunk, without `weight` or `bias`."""
+        return output_layer(self.heads, key, self.groups[key], self.tau(key), chunk)
 
     def _activations(self, key: str, chunk: int) -> list[Array]:
         """The embedding row of one chunk, then the output of every trunk layer."""
@@ -92,11 +114,10 @@ class Reference:
 
     def generate(self, key: str) -> Array:
         """theta_i, [K_i]."""
-        tau = self.tau(key)
         pieces = []
-        for chunk in range(tau):
-            hidden = self._activations(key, chunk)[-1]
-            pieces.append(hidden @ self.values["head", tau, chunk, "weight"] + self.values["head", tau, chunk, "bias"])
+        for chunk in range(self.tau(key)):
+            hidden, layer = self._activations(key, chunk)[-1], self.layer(key, chunk)
+            pieces.append(hidden @ self.values[*layer, "weight"] + self.values[*layer, "bias"])
         return np.concatenate(pieces)[: self.clients[key]]
 
     def gradients(self, deltas: dict[str, Array]) -> dict[Name, Array]:
@@ -114,9 +135,10 @@ class Reference:
             for chunk in range(tau):
                 upstream = padded[chunk * self.chunk_size : (chunk + 1) * self.chunk_size]
                 activations = self._activations(key, chunk)
-                add(("head", tau, chunk, "weight"), np.outer(activations[-1], upstream))
-                add(("head", tau, chunk, "bias"), upstream)
-                flowing = self.values["head", tau, chunk, "weight"] @ upstream
+                layer_name = self.layer(key, chunk)
+                add((*layer_name, "weight"), np.outer(activations[-1], upstream))
+                add((*layer_name, "bias"), upstream)
+                flowing = self.values[*layer_name, "weight"] @ upstream
                 for layer in reversed(range(self.layers)):
                     flowing = flowing * (activations[layer + 1] > 0)
                     add(("trunk", layer, "weight"), np.outer(flowing, activations[layer]))
@@ -156,6 +178,16 @@ class Reference:
                 gradients = {name: gradient / len(deltas) for name, gradient in gradients.items()}
             return [self.step(gradients, lr, max_grad_norm)]
         return [self.step(self.gradients({key: delta}), lr, max_grad_norm) for key, delta in deltas.items()]
+
+    def apply_global(
+        self, key: str, replies: dict[str, tuple[Array, int]], lr: float, max_grad_norm: float = 50.0
+    ) -> float:
+        """The global step of Algorithm 2: `replies` holds (delta_{g,i}, m_i) of each client; `key` is the model's."""
+        total = sum(num_examples for _, num_examples in replies.values())
+        mean = np.zeros(self.clients[key])
+        for delta, num_examples in replies.values():
+            mean += num_examples / total * delta
+        return self.step(self.gradients({key: mean}), lr, max_grad_norm)
 
 
 def assert_same_values(hypernetwork: HyperNetwork, reference: Reference, lr: float) -> None:

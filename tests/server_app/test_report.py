@@ -268,7 +268,7 @@ def test_page_of_an_adapt_run_says_which_clients_are_new(make_adapt_run):
     for expected in (
         "mh-pfedhn on cifar10, 5 clients. Mode adapt: what the hypernetwork learned in training is frozen; new clients "
         "(3 here) get embeddings of their own, clients known from training (2 here) are only evaluated.",
-        "Last accuracy of new clients 0.400 round 2, known clients 0.810",
+        "Last accuracy of new clients 0.400 round 2; known clients 0.810",
         "Solid lines are of new clients, the dashed line is of known ones.",
         "lenet (known) 1 0.720 0.720",
         "all new 3 0.400 0.400",

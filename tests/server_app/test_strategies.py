@@ -115,12 +115,16 @@ def play(run_config, answer=honest, hold=None, **overrides) -> Played:
     return start(load_config(run_config), InProcessGrid(answer, NUM_CLIENTS, run_config, hold))
 
 
-def start(config, grid) -> Played:
+def strategy_for(config, checkpoint=None) -> RoundStrategy:
     folder = config.results_path / config.run_name
     tracker = tracking.RunTracker(folder, config.to_dict(), num_rounds=config.num_rounds)
-    strategy = STRATEGIES[config.method](Run(config, tracker, lambda client: f"K = {client.num_params}"))
+    return STRATEGIES[config.method](Run(config, tracker, lambda client: f"K = {client.num_params}", checkpoint))
+
+
+def start(config, grid, strategy=None) -> Played:
+    strategy = strategy or strategy_for(config)
     result = strategy.start(grid, ArrayRecord(), config.num_rounds, timeout=config.deadline)
-    return Played(config, grid, strategy, result, folder)
+    return Played(config, grid, strategy, result, config.results_path / config.run_name)
 
 
 class Scripted:
@@ -216,7 +220,7 @@ def test_a_registration_tells_the_size_and_the_key_and_nothing_else(run_config):
     assert len(greetings) == NUM_CLIENTS
     for greeting in greetings:
         assert {name: dict(record) for name, record in greeting.content.items()} == {
-            "instructions": {"protocol-version": protocol.VERSION}
+            "instructions": {"protocol-version": protocol.VERSION, "global-model": ""}
         }
     model_sizes = [ParameterVector(build_model(name, (3, 8, 8), 4, seed=0)).size for name in ("lenet", "mlp")]
     replies = [each for each in played.grid.received if each.metadata.message_type == protocol.REGISTER]
@@ -521,8 +525,8 @@ def test_real_clients_that_misbehave_in_different_ways_leave_the_same_network(ru
 
 def evaluated_by_hand(played, key, theta):
     site = simulated_site(played.config, int(key), NUM_CLIENTS)
-    site.parameters.write(site.anchor + theta if played.strategy.anchor else theta)
-    return evaluate(site.model, site.test)
+    site.personal.parameters.write(site.personal.anchor + theta if played.strategy.anchor else theta)
+    return evaluate(site.personal.model, site.test)
 
 
 @pytest.mark.parametrize("schedule", ["joint", "per-client", "sequential"])
@@ -823,10 +827,10 @@ def test_fedavg_equals_the_average_of_weights_that_pytorch_trained(run_config):
     played = play(run_config, method="fedavg", models="lenet", num_rounds=1, anchor=False)
     sites = [simulated_site(played.config, i, NUM_CLIENTS) for i in range(NUM_CLIENTS)]
     total = sum(len(site.train) for site in sites)
-    trained = [site.anchor - played.deltas(1)[site.key] for site in sites]  # the first vector is zero
+    trained = [site.personal.anchor - played.deltas(1)[site.key] for site in sites]  # the first vector is zero
     average = sum(len(site.train) / total * weights for site, weights in zip(sites, trained, strict=True))
     final = vector_of(played.sent(protocol.FINISH)[0][1], THETA)
-    torch.testing.assert_close(sites[0].anchor + final, average)
+    torch.testing.assert_close(sites[0].personal.anchor + final, average)
     assert played.lines[0]["client-accuracy"] == pytest.approx(
         {site.key: evaluated_by_hand(played, site.key, final).accuracy for site in sites}, abs=1e-6
     )
