@@ -52,7 +52,7 @@ _PAPER = ["anchor=false", "embedding-init-std=0.002"]
 _LENET_TITLE = "CIFAR-100, 20 LeNet clients of 10 classes, about 330 training images each"
 _FIVE = [
     "dataset=parquet",
-    "num-clients=10",
+    "num-clients=5",
     "classes-per-client=10",
     "max-samples-per-class=40",
     "models=lenet,vgg8,resnet10,resnet12,resnet18",
@@ -101,19 +101,18 @@ STUDIES = {
         [*_LENET, "temperature=15", "distillation-coefficient=0.01", "checkpoint-every=0"],
     ),
     "heterogeneous": Study(
-        "CIFAR-100, 10 clients of five architectures, 10 classes, about 270 training images each",
-        (5, 10, 15, 20),
+        "CIFAR-100, five clients of five architectures, 10 classes, about 300 training images each",
+        (4, 8, 12, 16),
         {
             "HN": Run([]),
             "HNG": Run(["method=mh-pfedhn-g"]),
             "GD": Run(["method=mh-pfedhn-gd"]),
-            "local": Run(["method=local"]),
         },
         _FIVE,
     ),
     "codecs": Study(
         _LENET_TITLE,
-        (10, 20, 30, 40),
+        (5, 10, 15, 20),
         {
             "dense": Run([]),
             "half up and down": Run(["upload=half", "download=half"]),
