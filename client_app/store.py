@@ -4,13 +4,13 @@ Flower's `context.state` dies with the SuperNode, so it is not used. Files hold 
 `weights_only=True`.
 """
 
-import os
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from common.errors import UserError
+from common.files import write_tensors
 
 State = dict[str, Tensor]
 
@@ -43,12 +43,7 @@ class ClientStore:
         if not state:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        temporary = self._path(name).with_suffix(".tmp")
-        with temporary.open("wb") as file:
-            torch.save({key: tensor.detach().cpu() for key, tensor in state.items()}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self._path(name))
+        write_tensors(self._path(name), {key: tensor.detach().cpu() for key, tensor in state.items()})
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.pt"

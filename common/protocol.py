@@ -38,7 +38,7 @@ _METRICS = "metrics"
 # Types of the arrays, by the names that Flower gives them.
 _DTYPES = {name: np.dtype(name).newbyteorder("<") for name in ("float32", "float16", "int8", "uint8")}
 _VALUES = "values"  # the codecs' part that travels under the vector's own name
-_NOT_TOPK = 1.0  # topk-fraction where the codec takes none
+NOT_TOPK = 1.0  # topk-fraction where the codec takes none
 
 # Names of the vectors.
 THETA = "theta"  # [K] float32, generated weights, server to client: theta_i, or w_g in a global exchange
@@ -50,7 +50,6 @@ _LABEL = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # What instructions may say, beyond their types.
 _AT_LEAST = {"local-epochs": 0, "batch-size": 1, "server-round": 1, "teacher-round": 0}
 _CHOICES = {"upload": UPLOADS, "download": DOWNLOADS}
-_NO_RUN = ("previous-run", "")
 
 
 @dataclass(frozen=True)
@@ -69,14 +68,15 @@ class Instructions:
     client_momentum: float
     client_weight_decay: float
     max_grad_norm: float
-    global_model: str  # public name of the model of a global exchange
-    teacher_round: int  # distil from the w_g that came in this round's global exchange; 0: do not distil
-    temperature: float
-    distillation_coefficient: float
-    upload: str  # codec of the reply
-    download: str  # codec of this message
-    topk_fraction: float
-    error_feedback: bool
+    # What follows travels only where it differs from the default.
+    global_model: str = ""  # public name of the model of a global exchange
+    teacher_round: int = 0  # distil from the w_g that came in this round's global exchange; 0: do not distil
+    temperature: float = 1.0
+    distillation_coefficient: float = 0.0
+    upload: str = "dense"  # codec of the reply
+    download: str = "dense"  # codec of this message
+    topk_fraction: float = NOT_TOPK
+    error_feedback: bool = False
     previous_run: str = ""  # take over what was kept in this run, where this one has kept nothing yet
     protocol_version: int = VERSION
 
@@ -132,9 +132,15 @@ def decode_registration(content: RecordDict) -> Registration:
 
 def encode_request(instructions: Instructions, vectors: Mapping[str, Tensor]) -> RecordDict:
     """Pack a server's request, the vectors in the wire form that the instructions name as `download`."""
-    content = RecordDict({_INSTRUCTIONS: ConfigRecord(_kebab(dataclasses.asdict(instructions)))})
+    fields = {field.name: field.default for field in dataclasses.fields(Instructions)}
+    values = {
+        name: value
+        for name, value in dataclasses.asdict(instructions).items()
+        if name == "protocol_version" or value != fields[name]
+    }
+    content = RecordDict({_INSTRUCTIONS: ConfigRecord(_kebab(values))})
     if vectors:
-        content[_VECTORS] = _encode_vectors(vectors, instructions.download, _NOT_TOPK)
+        content[_VECTORS] = _encode_vectors(vectors, instructions.download, NOT_TOPK)
     return content
 
 
@@ -145,11 +151,13 @@ def decode_instructions(content: RecordDict) -> Instructions:
         raise ProtocolError("malformed", f"the message has no record {_INSTRUCTIONS!r}")
     check_version(record)
     fields = {field.name.replace("_", "-"): field for field in dataclasses.fields(Instructions)}
-    if set(record) != set(fields):
-        different = sorted(set(record) ^ set(fields))
+    required = {key for key, field in fields.items() if field.default is dataclasses.MISSING}
+    if not required <= set(record) <= set(fields):
+        different = sorted((required - set(record)) | (set(record) - set(fields)))
         raise ProtocolError("malformed", f"the record {_INSTRUCTIONS!r} has missing or unknown keys: {different}")
     values = {}
-    for key, field in fields.items():
+    for key in record:
+        field = fields[key]
         value: Any = record[key]
         if type(value) is not field.type:
             raise ProtocolError("malformed", f"{key} is {value!r}, but must be of type {field.type}")
@@ -163,7 +171,7 @@ def decode_instructions(content: RecordDict) -> Instructions:
             raise ProtocolError("malformed", f"{key} is {value}, but must be at most 1")
         if key in _CHOICES and value not in _CHOICES[key]:
             raise ProtocolError("malformed", f"{key} must be one of {', '.join(_CHOICES[key])}")
-        if key in ("run-name", "previous-run") and not RUN_NAME.fullmatch(str(value)) and (key, value) != _NO_RUN:
+        if key in ("run-name", "previous-run") and not RUN_NAME.fullmatch(str(value)):
             raise ProtocolError("malformed", f"{key} is not the name of a folder")
         values[field.name] = value
     return Instructions(**values)  # type: ignore[arg-type]
@@ -198,7 +206,7 @@ def decode_greeting(content: RecordDict) -> str:
 
 
 def encode_training_result(
-    result: TrainingResult, vectors: Mapping[str, Tensor], upload: str = "dense", topk_fraction: float = _NOT_TOPK
+    result: TrainingResult, vectors: Mapping[str, Tensor], upload: str = "dense", topk_fraction: float = NOT_TOPK
 ) -> RecordDict:
     """Pack a client's reply to a training request, the vectors in the wire form `upload`."""
     metrics = MetricRecord({"num-examples": result.num_examples, "train-loss": result.train_loss})
@@ -229,7 +237,7 @@ def decode_evaluation(content: RecordDict) -> Evaluation:
 
 
 def decode_vectors(
-    content: RecordDict, lengths: Mapping[str, int], codec: str = "dense", topk_fraction: float = _NOT_TOPK
+    content: RecordDict, lengths: Mapping[str, int], codec: str = "dense", topk_fraction: float = NOT_TOPK
 ) -> dict[str, Tensor]:
     """Unpack the vectors of a message: exactly these names, of exactly these lengths, all values finite.
 

@@ -62,7 +62,9 @@ def _check_same(config: Config, start: checkpoint.Checkpoint, simulated: bool) -
     keys = ["seed", "anchor"]
     if simulated:
         keys += ["dataset", "partition", "classes-per-client", "dirichlet-alpha", "max-samples-per-class"]
-        keys += ["num-clients", "models", "held-out", "keep-local", "freeze"]
+        keys += ["num-clients", "models", "held-out", "keep-local", "freeze", "heads"]
+    if config.method in ("mh-pfedhn-g", "mh-pfedhn-gd"):
+        keys += ["global-model"]
     for key in keys:
         then, now = start.config.get(key), config.to_dict()[key]
         if then != now:

@@ -4,7 +4,6 @@ The files hold plain tensors, numbers and text, and are read with `weights_only=
 server's memory: whoever has one can generate every client's weights.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from common.errors import UserError
+from common.files import write_tensors
 from server_app.hypernetwork import HyperNetwork
 
 FOLDER = "checkpoints"  # in a run's folder
@@ -46,12 +46,7 @@ def save(run_dir: Path, server_round: int, config: Mapping[str, Any], hn: HyperN
         "members": [[key, *member] for key, member in hn.members.items()],
         "network": {name: tensor.cpu() for name, tensor in hn.state_dict().items()},
     }
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_tensors(path, content)
     for old in _newest_first(folder)[_KEPT:]:
         old.unlink()
     return path

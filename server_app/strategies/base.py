@@ -160,9 +160,9 @@ class RoundStrategy(Strategy):
             test = waiting is not None and self._is_due(waiting.round, num_rounds)
             on_arrival = test and self.evaluates_on_arrival
             self._evaluations = {}
+            self.prepare(server_round, cohort, grid)
             if test:
                 self._evaluate([client for client in clients if not on_arrival or client not in cohort], grid)
-            self.prepare(server_round, cohort, grid)
             for wave in self.waves(cohort):
                 self._train(server_round, wave, on_arrival, grid)
             if self._wants_checkpoint(server_round, num_rounds):
@@ -402,7 +402,7 @@ class RoundStrategy(Strategy):
             distillation_coefficient=config.distillation_coefficient,
             upload=config.upload,
             download=config.download,
-            topk_fraction=config.topk_fraction,
+            topk_fraction=config.topk_fraction if config.upload == "topk" else protocol.NOT_TOPK,
             error_feedback=config.error_feedback,
             previous_run=str(self.run.checkpoint.config["run-name"]) if self.run.checkpoint else "",
         )

@@ -11,7 +11,7 @@ HNG is GD without the distillation.
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from logging import INFO, WARNING
 
 import torch
@@ -24,7 +24,7 @@ from common.protocol import DELTA, GLOBAL, THETA, Instructions
 from server_app.hypernetwork import Member
 from server_app.optim import mean_delta
 from server_app.registry import Client
-from server_app.strategies.base import Run
+from server_app.strategies.base import Run, Update
 from server_app.strategies.hypernet import HyperNetStrategy
 
 GLOBAL_KEY = "(global model)"  # no client can have this key: it holds characters that a client key may not
@@ -36,6 +36,7 @@ class GlobalModelStrategy(HyperNetStrategy):
     def __init__(self, run: Run) -> None:
         super().__init__(run)
         self._teacher_rounds: dict[str, int] = {}  # client -> the round whose w_g it was sent and kept
+        self._unanswered: set[str] = set()  # clients of the last cohort that brought no good update
         if run.checkpoint and GLOBAL_KEY not in self._known:
             raise UserError(
                 f"{run.checkpoint.path} has no global model: it is of a run with method "
@@ -67,6 +68,9 @@ class GlobalModelStrategy(HyperNetStrategy):
 
     def prepare(self, server_round: int, cohort: Sequence[Client], grid: Grid) -> None:
         """Steps 1 to 5 of the paper's Figure 2: generate w_g, have it trained, learn from what comes back."""
+        for key in self._unanswered:
+            self._teacher_rounds.pop(key, None)  # it may have lost what it kept
+        self._unanswered = {client.key for client in cohort}
         deploying = [client for client in cohort if client.global_num_params]
         learns = self.is_global_model_trained
         if not learns:
@@ -82,6 +86,16 @@ class GlobalModelStrategy(HyperNetStrategy):
         told, vectors = [instructions] * len(deploying), [{THETA: w_g.cpu()}] * len(deploying)
         requests = self.requests(GLOBAL, deploying, told, vectors)
         self.exchange(requests, deploying, self._aggregate_global, grid, self.config.quorum)
+
+    def update(self, updates: Mapping[str, Update]) -> None:
+        """Algorithm 2's second update, which is Algorithm 1's."""
+        self._unanswered -= updates.keys()
+        super().update(updates)
+
+    def instructions(self, server_round: int, evaluate: bool) -> Instructions:
+        """HNG does not distil, so its clients need not keep w_g."""
+        instructions = super().instructions(server_round, evaluate)
+        return instructions if self._distils else dataclasses.replace(instructions, distillation_coefficient=0.0)
 
     @property
     def is_global_model_trained(self) -> bool:

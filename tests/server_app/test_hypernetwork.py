@@ -16,9 +16,12 @@ from reference import CHUNK, CLIENTS, Reference, build
 from torch import nn
 
 import server_app
-from server_app.hypernetwork import HyperNetwork
+from server_app.hypernetwork import HyperNetwork, Member, choose_chunk_size
 
 TAUS = {"five": 5, "two": 2, "five-too": 5, "one": 1, "tiny": 1}
+# Two groups of one tau; a group of two taus; a client without a label beside one that has its tau and a label.
+GROUPS = {"five": "a", "five-too": "b", "two": "a", "one": "c"}
+HEADS = ("by-tau", "by-architecture", "per-client", "none")
 
 
 def initial_values(hypernetwork: HyperNetwork, clients=CLIENTS) -> list[torch.Tensor]:
@@ -150,6 +153,185 @@ def test_vjp_through_generate_equals_finite_differences_of_generate():
             below = inner_product().item()
             parameter[position] = original
         assert (above - below) / (2 * h) == pytest.approx(gradient[position].item(), rel=1e-2, abs=2e-3)
+
+
+# --- who shares a head ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("keys", [list(CLIENTS), ["tiny", "five-too", "two"]])
+def test_generate_equals_loop_over_chunks_for_all_kinds_of_heads(heads, keys):
+    assert_generates_reference(build(groups=GROUPS, heads=heads), CLIENTS, CHUNK, keys)
+
+
+@pytest.mark.parametrize(
+    ("heads", "sharing"),
+    [
+        ("by-tau", [{"five", "five-too"}, {"two"}, {"one", "tiny"}]),
+        ("by-architecture", [{"five"}, {"five-too"}, {"two"}, {"one"}, {"tiny"}]),
+        ("per-client", [{"five"}, {"five-too"}, {"two"}, {"one"}, {"tiny"}]),
+        ("none", [set(CLIENTS)]),
+    ],
+)
+def test_clients_that_share_a_head(heads, sharing):
+    hypernetwork = build(groups=GROUPS, heads=heads)
+    found: dict[int, set[str]] = {}
+    for key in CLIENTS:
+        found.setdefault(id(hypernetwork.head(key)), set()).add(key)
+    assert sorted(map(sorted, found.values())) == sorted(map(sorted, sharing))
+    assert len(hypernetwork.heads) == len(sharing)
+
+
+def test_clients_of_one_group_and_tau_share_a_head():
+    groups = {"five": "a", "five-too": "a", "one": "b", "tiny": "b"}
+    hypernetwork = build(groups=groups, heads="by-architecture")
+    assert hypernetwork.head("five") is hypernetwork.head("five-too")
+    assert hypernetwork.head("one") is hypernetwork.head("tiny")
+    assert_generates_reference(hypernetwork, CLIENTS, CHUNK, list(CLIENTS))
+
+
+def test_a_client_without_a_label_takes_the_head_of_its_tau():
+    hypernetwork = build({"five": 33, "five-too": 30, "other": 31}, {"five": "a"}, heads="by-architecture")
+    assert hypernetwork.head("five-too") is hypernetwork.head("other") is hypernetwork.heads["5"]
+    assert hypernetwork.head("five") is not hypernetwork.head("other")
+    assert not torch.isclose(hypernetwork.head("five").weight, hypernetwork.heads["5"].weight).any()
+
+
+def test_without_heads_one_output_layer_serves_all_chunks_of_everybody():
+    hypernetwork = build(heads="none")
+    (head,) = hypernetwork.heads.values()
+    assert head.weight.shape == (1, 8, CHUNK)
+    assert head.bias.shape == (1, CHUNK)
+    before = [theta.detach() for theta in hypernetwork.generate(list(CLIENTS))]
+    with torch.no_grad():
+        head.bias[0, 2] += 1.0
+    for old, new in zip(before, hypernetwork.generate(list(CLIENTS)), strict=True):
+        expected = old.clone()
+        expected[2::CHUNK] += 1.0  # in every chunk
+        torch.testing.assert_close(new.detach(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("heads", HEADS)
+def test_order_of_registration_does_not_change_initial_values_of_any_kind_of_heads(heads):
+    reference = initial_values(build(groups=GROUPS, heads=heads))
+    for order in list(permutations(CLIENTS))[1::37]:
+        values = initial_values(build({key: CLIENTS[key] for key in order}, GROUPS, heads=heads))
+        assert all(torch.equal(a, b) for a, b in zip(reference, values, strict=True)), order
+
+
+@pytest.mark.parametrize("heads", ["by-architecture", "per-client"])
+def test_heads_that_are_not_shared_start_differently(heads):
+    hypernetwork = build(groups=GROUPS, heads=heads)
+    assert not torch.isclose(hypernetwork.head("five").weight, hypernetwork.head("five-too").weight).any()
+
+
+@pytest.mark.parametrize("heads", ["by-architecture", "per-client"])
+def test_any_string_is_a_group_or_the_key_of_a_client_with_its_own_head(heads):
+    names = {"a.b": 10, "a/b": 10, "5": 33, "weight": 12}
+    hypernetwork = build(names, {name: name for name in names}, heads=heads)
+    assert len({id(hypernetwork.head(name)) for name in names}) == len(names)
+    assert_generates_reference(hypernetwork, names, CHUNK, list(names))
+
+
+def test_unknown_heads_name_the_allowed_ones():
+    with pytest.raises(ValueError, match="by-size") as error:
+        build(heads="by-size")
+    assert all(name in str(error.value) for name in HEADS)
+
+
+# --- what is known about the clients --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("heads", HEADS)
+def test_counted_new_values_are_those_that_registration_adds(heads):
+    members = {key: Member(size, GROUPS.get(key, "")) for key, size in CLIENTS.items()}
+    hypernetwork = build({}, heads=heads)
+    for batch in (["five"], ["five-too", "one", "tiny"], ["five", "one"], ["two", "five"], []):
+        joining = {key: members[key] for key in batch}
+        before = sum(parameter.numel() for parameter in hypernetwork.parameters())
+        counted = hypernetwork.count_new_values(joining)
+        assert sum(parameter.numel() for parameter in hypernetwork.parameters()) == before  # counting adds nothing
+        for key, member in joining.items():
+            hypernetwork.register(key, member.num_params, member.group)
+        assert sum(parameter.numel() for parameter in hypernetwork.parameters()) - before == counted
+        assert hypernetwork.count_new_values(joining) == 0
+
+
+def test_counting_in_the_papers_size_takes_no_memory():
+    hypernetwork = HyperNetwork()
+    tau = math.ceil(11_689_512 / 3072)
+    assert hypernetwork.count_new_values({"x": Member(11_689_512)}) == tau * 64 + tau * 129 * 3072
+
+
+@pytest.mark.parametrize("heads", HEADS)
+def test_settings_and_members_make_another_of_the_same_shape(heads):
+    hypernetwork = build(groups=GROUPS, heads=heads, hidden_layers=2, embedding_init_std=0.5)
+    with torch.no_grad():
+        for parameter in hypernetwork.parameters():
+            parameter.add_(1.0)
+    assert hypernetwork.members == {key: Member(size, GROUPS.get(key, "")) for key, size in CLIENTS.items()}
+    assert list(hypernetwork.members) == list(CLIENTS)
+    other = HyperNetwork(**hypernetwork.settings)
+    assert other.settings == hypernetwork.settings
+    for key, member in hypernetwork.members.items():
+        other.register(key, *member)
+    assert [(name, value.shape) for name, value in other.state_dict().items()] == [
+        (name, value.shape) for name, value in hypernetwork.state_dict().items()
+    ]
+    other.load_state_dict(hypernetwork.state_dict())
+    # What both register later starts equally: seed, std and scale are among the settings.
+    for each in (hypernetwork, other):
+        each.register("late", 60, "z")
+    for one, two in zip(hypernetwork.generate([*CLIENTS, "late"]), other.generate([*CLIENTS, "late"]), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_client_keeps_the_group_that_it_first_gave():
+    hypernetwork = build({"five": 33}, {"five": "a"}, heads="by-architecture")
+    head = hypernetwork.head("five")
+    hypernetwork.register("five", 33, "b")
+    assert hypernetwork.members == {"five": Member(33, "a")}
+    assert hypernetwork.head("five") is head
+    assert len(hypernetwork.heads) == 1
+
+
+@pytest.mark.parametrize("heads", HEADS)
+def test_after_freezing_only_what_is_registered_later_learns(heads):
+    hypernetwork = build(groups=GROUPS, heads=heads)
+    before = {id(parameter) for parameter in hypernetwork.parameters()}
+    hypernetwork.freeze()
+    hypernetwork.register("known-tau", 34, "a")
+    hypernetwork.register("new-tau", 60, "a")
+    learning = [parameter for parameter in hypernetwork.parameters() if parameter.requires_grad]
+    assert not before & {id(parameter) for parameter in learning}
+    new_heads = {"by-tau": 1, "by-architecture": 1, "per-client": 2, "none": 0}[heads]
+    assert len(learning) == 2 + 2 * new_heads
+    for key in ("known-tau", "new-tau"):
+        (theta,) = hypernetwork.generate([key])
+        (gradient,) = torch.autograd.grad(theta.sum(), [hypernetwork.embedding(key)])
+        assert gradient.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("sizes", "chunk_size"),
+    [
+        ([11_000_000], 3072),
+        ([239_856, 571_236], 3072),
+        ([196_608], 3072),
+        ([196_607], 3071),
+        ([2000], 31),
+        ([11_000_000, 2000], 31),
+        ([64], 1),
+        ([63], 1),
+        ([1], 1),
+    ],
+)
+def test_automatic_chunk_size(sizes, chunk_size):
+    assert choose_chunk_size(sizes) == chunk_size
+    assert choose_chunk_size(reversed(sizes)) == chunk_size
+    assert choose_chunk_size(size for size in sizes) == chunk_size
+    smallest = min(sizes)
+    assert math.ceil(smallest / chunk_size) >= min(64, smallest)
 
 
 # --- registration ---------------------------------------------------------------------------------------------------

@@ -18,10 +18,12 @@ from reference import (
 )
 
 from server_app.hypernetwork import HyperNetwork
-from server_app.optim import HyperNetworkOptimizer
+from server_app.optim import HyperNetworkOptimizer, mean_delta
 
 LR = 1e-2
 NEVER = 1e9  # a norm that no gradient here reaches
+GROUPS = {"five": "a", "five-too": "b", "two": "a", "one": "c"}  # "tiny" has the tau of "one" and no label
+HEADS = ("by-tau", "by-architecture", "per-client", "none")
 
 
 def sizes(*keys: str) -> dict[str, int]:
@@ -457,6 +459,112 @@ def test_rows_past_k_in_the_last_chunk_get_no_gradient():
     assert torch.equal(hypernetwork.heads["1"].bias[0, 3:], before[0][0, 3:])
     assert torch.equal(hypernetwork.heads["1"].weight[0, :, 3:], before[1][0, :, 3:])
     assert not torch.isclose(hypernetwork.heads["1"].bias[0, :3], before[0][0, :3], rtol=0, atol=0.5 * LR).any()
+
+
+# --- who shares a head ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", ["joint", "per-client"])
+@pytest.mark.parametrize("heads", HEADS[1:])
+def test_all_kinds_of_heads_equal_reference(heads, schedule):
+    """Cohorts that change, so that a head or moment that should not have moved shows."""
+    pair = Pair(schedule=schedule, reduction="mean", heads=heads, groups=GROUPS)
+    for step, cohort in enumerate((CLIENTS, ["two", "tiny"], ["five-too", "one"], ["tiny"], CLIENTS)):
+        pair.apply(random_deltas(sizes(*cohort), seed=step))
+
+
+@pytest.mark.parametrize("heads", HEADS[1:])
+def test_clipped_steps_of_all_kinds_of_heads_equal_reference(heads):
+    pair = Pair(max_grad_norm=2.0, heads=heads, groups=GROUPS)
+    for step, scale in enumerate((30.0, 0.02, 1.0)):
+        pair.apply(random_deltas(CLIENTS, seed=step, scale=scale))
+
+
+@pytest.mark.parametrize("heads", ["by-architecture", "per-client"])
+def test_a_head_of_the_same_tau_that_belongs_to_others_keeps_value_and_adam_state(heads):
+    hypernetwork = build(heads=heads, groups=GROUPS)
+    optimizer = HyperNetworkOptimizer(hypernetwork, lr=LR)
+    optimizer.apply(random_deltas(CLIENTS, seed=0))
+    before = snapshot(hypernetwork, optimizer)
+    optimizer.apply(random_deltas(sizes("five", "tiny"), seed=1))
+    after = snapshot(hypernetwork, optimizer)
+    used = used_by(hypernetwork, ("five", "tiny"))
+    untouched = [name for name, parameter in hypernetwork.named_parameters() if id(parameter) not in used]
+    assert len(untouched) == 3 * 3  # embedding, weights and biases of "five-too", "two" and "one"
+    assert_equal_snapshots({name: before[name] for name in untouched}, {name: after[name] for name in untouched})
+
+
+@pytest.mark.parametrize("heads", HEADS)
+def test_all_kinds_of_heads_are_bit_for_bit_the_same_whatever_the_order_of_arrival_and_of_replies(heads):
+    results = []
+    for arrival, reporting in ((CLIENTS, CLIENTS), (CLIENTS, reversed(CLIENTS)), (sorted(CLIENTS), sorted(CLIENTS))):
+        reporting = list(reporting)
+        hypernetwork = build(sizes(*arrival), GROUPS, heads=heads)
+        optimizer = HyperNetworkOptimizer(hypernetwork, lr=LR, max_grad_norm=1.0)
+        for step in range(3):
+            optimizer.apply(random_deltas(sizes(*reporting), seed=step))
+        results.append({name: parameter.detach() for name, parameter in hypernetwork.named_parameters()})
+    for other in results[1:]:
+        assert results[0].keys() == other.keys()
+        assert all(torch.equal(results[0][name], value) for name, value in other.items())
+
+
+@pytest.mark.parametrize("schedule", ["joint", "per-client"])
+@pytest.mark.parametrize("heads", HEADS)
+def test_frozen_parameters_do_not_move_and_have_no_adam_state(heads, schedule):
+    """As the optimizer of mode adapt finds them: trained before, frozen, and clients registered since."""
+    hypernetwork = build(heads=heads, groups=GROUPS)
+    hypernetwork.freeze()
+    frozen = {name: parameter.detach().clone() for name, parameter in hypernetwork.named_parameters()}
+    optimizer = HyperNetworkOptimizer(hypernetwork, lr=LR, schedule=schedule, max_grad_norm=NEVER)
+    late = {"late": 20, "late-too": 31}  # a new tau (3); a tau that is there already (5)
+    for key, num_params in late.items():
+        hypernetwork.register(key, num_params)
+    started = {key: hypernetwork.embedding(key).detach().clone() for key in late}
+    reference = Reference(hypernetwork, late, CHUNK)
+    deltas = random_deltas(late, seed=0)
+    assert optimizer.apply(deltas)
+    for name, parameter in hypernetwork.named_parameters():
+        if name in frozen:
+            assert torch.equal(parameter, frozen[name]), name
+            assert not optimizer.adam.state.get(parameter), name
+        else:
+            assert int(optimizer.adam.state[parameter]["step"]) == 1, name
+    if schedule == "joint":
+        for key in late:
+            gradient = reference.gradients(as_arrays(deltas))["embedding", key]
+            moved = (hypernetwork.embedding(key) - started[key]).detach().numpy()
+            # The first step of Adam is lr against the gradient's sign.
+            large = np.abs(gradient) > 1e-3
+            np.testing.assert_allclose(moved[large], -LR * np.sign(gradient[large]), rtol=0, atol=0.01 * LR)
+
+
+# --- the mean of a global step --------------------------------------------------------------------------------------
+
+
+def test_mean_delta_weighs_by_samples():
+    deltas = [
+        (torch.tensor([1.0, 0.0, 8.0]), 10),
+        (torch.tensor([0.0, 4.0, 0.0]), 30),
+        (torch.tensor([2.0, 0.0, 0.0]), 40),
+    ]
+    torch.testing.assert_close(mean_delta(deltas), torch.tensor([90.0, 120.0, 80.0]) / 80, rtol=1e-6, atol=0)
+
+
+def test_mean_delta_of_one_client_is_its_delta_whatever_its_samples():
+    (delta,) = random_deltas(sizes("five"), seed=0).values()
+    assert torch.equal(mean_delta([(delta, 3)]), delta)
+
+
+def test_mean_delta_equals_a_float64_mean_and_leaves_the_deltas_alone():
+    deltas = [*random_deltas(dict.fromkeys("abcdefgh", 50), seed=0).values()]
+    copies = [delta.clone() for delta in deltas]
+    samples = [1, 7, 100, 31, 5, 5, 900, 12]
+    mean = mean_delta(list(zip(deltas, samples, strict=True)))
+    expected = np.average([delta.double().numpy() for delta in deltas], axis=0, weights=samples)
+    assert mean.dtype == torch.float32
+    np.testing.assert_allclose(mean.numpy(), expected, rtol=1e-5, atol=1e-6)
+    assert all(torch.equal(delta, copy) for delta, copy in zip(deltas, copies, strict=True))
 
 
 # --- clients that come later ----------------------------------------------------------------------------------------

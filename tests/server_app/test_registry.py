@@ -58,3 +58,18 @@ def test_nodes_are_those_that_clients_speak_through(registry):
     registry.admit(Registration("b", 60), node_id=9, live_nodes={7, 8, 9})
     assert registry.nodes() == {7, 9}
     assert Registry().nodes() == set()
+
+
+def test_what_a_client_chose_to_tell_is_kept():
+    registry = Registry()
+    registry.admit(Registration("a", 50, global_num_params=40, group="x"), 1, {1, 2})
+    registry.admit(Registration("b", 60), 2, {1, 2})
+    assert registry.clients == [Client("a", 50, 1, 40, "x"), Client("b", 60, 2, 0, "")]
+
+
+def test_a_client_that_was_removed_may_register_again_with_another_size(registry):
+    registry.remove("a")
+    assert registry.clients == []
+    assert registry.nodes() == set()
+    registry.admit(Registration("a", 60), node_id=7, live_nodes={7})
+    assert registry.clients == [Client("a", 60, 7)]
