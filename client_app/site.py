@@ -123,9 +123,11 @@ def _group(architecture: str, seed: int) -> str:
 
 
 def _deploys_global_model(config: Config, partition_id: int, num_parts: int) -> bool:
-    """Whether this client is in the share `gd-fraction` (appendix C.10), drawn from the seed."""
-    order = torch.randperm(num_parts, generator=seeded_generator(config.seed, "gd-fraction"))
-    return partition_id in order[: round(config.gd_fraction * num_parts)]
+    """Whether this client is in the share `gd-fraction` (appendix C.10) of the trained clients, or of the held-out."""
+    num_trained = num_parts - config.held_out
+    first, count = (0, num_trained) if partition_id < num_trained else (num_trained, config.held_out)
+    order = torch.randperm(count, generator=seeded_generator(config.seed, "gd-fraction"))
+    return partition_id - first in order[: round(config.gd_fraction * count)]
 
 
 def _samples(dataset: Dataset, indices: Tensor, device: torch.device) -> Samples:

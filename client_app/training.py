@@ -60,7 +60,19 @@ def train(
     generator: torch.Generator,
     loss_of: Loss = cross_entropy,
 ) -> float:
-    """Train in place; return the mean loss over all samples and epochs. `generator` draws the order of the samples."""
+    """Train in place; return the mean loss over all samples and epochs.
+
+    `generator` draws the order of the samples, and its seed what dropout leaves out.
+    """
+    device = samples.labels.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(generator.initial_seed())
+        return _train(model, samples, settings, generator, loss_of)
+
+
+def _train(
+    model: nn.Module, samples: Samples, settings: SGDSettings, generator: torch.Generator, loss_of: Loss
+) -> float:
     model.train()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(

@@ -247,7 +247,7 @@ def decode_vectors(
     parts: dict[str, dict[str, np.ndarray]] = {name: {} for name in lengths}
     for label, array in record.items():
         name, _, part = label.partition("/")
-        if name not in parts:
+        if name not in parts or label != _label(name, part or _VALUES):
             raise ProtocolError(
                 "malformed", f"the message holds {label[:40]!r}, but must hold the vectors {sorted(lengths)}"
             )
@@ -255,7 +255,13 @@ def decode_vectors(
         parts[name][part or _VALUES] = _decode_array(label, array, lengths[name])
     if missing := [name for name, found in parts.items() if not found]:
         raise ProtocolError("malformed", f"the message lacks the vectors {missing}")
-    return {name: decode(parts[name], codec, topk_fraction, length) for name, length in lengths.items()}
+    vectors = {}
+    for name, length in lengths.items():
+        try:
+            vectors[name] = decode(parts[name], codec, topk_fraction, length)
+        except ProtocolError as error:
+            raise ProtocolError(error.reason, f"vector {name!r}: {error.detail}") from error
+    return vectors
 
 
 def payload_bytes(content: RecordDict) -> int:
@@ -268,8 +274,12 @@ def _encode_vectors(vectors: Mapping[str, Tensor], codec: str, topk_fraction: fl
     arrays = {}
     for name, vector in vectors.items():
         for part, values in encode(vector.detach().cpu(), codec, topk_fraction).items():
-            arrays[name if part == _VALUES else f"{name}/{part}"] = Array(values)
+            arrays[_label(name, part)] = Array(values)
     return ArrayRecord(arrays)
+
+
+def _label(vector: str, part: str) -> str:
+    return vector if part == _VALUES else f"{vector}/{part}"
 
 
 def _decode_array(name: str, array: Array, longest: int) -> np.ndarray:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from client_app import store as store_module
 from client_app.store import ClientStore
+from common import files
 from common.errors import UserError
 
 STATE = {"weight": torch.arange(6.0).view(2, 3), "count": torch.tensor(7)}
@@ -65,7 +65,7 @@ def break_while_renaming(*paths):
 
 @pytest.mark.parametrize(
     ("module", "name", "broken"),
-    [(torch, "save", break_while_writing), (store_module.os, "replace", break_while_renaming)],
+    [(torch, "save", break_while_writing), (files.os, "replace", break_while_renaming)],
     ids=["while writing", "before the new file takes the place of the old"],
 )
 def test_a_crash_leaves_what_was_there_before(store, monkeypatch, module, name, broken):
@@ -124,3 +124,57 @@ def test_a_file_with_code_is_refused_and_the_code_not_run(store, folder, tmp_pat
     with pytest.raises(UserError, match=r"model\.pt"):
         store.load("model")
     assert not (tmp_path / "sprung").exists()
+
+
+# A run that goes on from another
+
+
+@pytest.fixture
+def previous(tmp_path):
+    return ClientStore(tmp_path / "run-before" / "clients" / "3")
+
+
+@pytest.fixture
+def following(folder, tmp_path):
+    return ClientStore(folder, tmp_path / "run-before" / "clients" / "3")
+
+
+def test_what_the_run_before_kept_is_read_until_this_one_has_kept_its_own(previous, following):
+    previous.save("kept", STATE)
+    previous.save("model", {"weight": torch.ones(1)})
+    assert same(following.load("kept"), STATE)
+    following.save("kept", {"weight": torch.zeros(2)})
+    assert same(following.load("kept"), {"weight": torch.zeros(2)})
+    assert same(following.load("model"), {"weight": torch.ones(1)})  # each name for itself
+    assert following.load("other") == {}
+
+
+def test_the_run_before_is_never_written_to(previous, following, folder, tmp_path):
+    previous.save("kept", STATE)
+    following.load("kept")
+    assert not folder.exists()
+    following.save("kept", {"weight": torch.zeros(2)})
+    assert same(previous.load("kept"), STATE)
+    assert [path.name for path in (tmp_path / "run-before" / "clients" / "3").iterdir()] == ["kept.pt"]
+
+
+def test_a_run_before_without_a_folder_has_kept_nothing(following, store):
+    assert following.load("kept") == {}
+    following.save("kept", STATE)
+    assert same(store.load("kept"), STATE)
+
+
+def test_a_damaged_file_of_the_run_before_is_named_to_the_user(previous, following, tmp_path):
+    previous.save("kept", STATE)
+    damaged = tmp_path / "run-before" / "clients" / "3" / "kept.pt"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    with pytest.raises(UserError, match=re.escape(f"state {damaged} is damaged")):
+        following.load("kept")
+
+
+def test_a_damaged_file_is_not_passed_over_for_that_of_the_run_before(previous, following, folder):
+    previous.save("kept", STATE)
+    following.save("kept", STATE)
+    (folder / "kept.pt").write_bytes(b"")
+    with pytest.raises(UserError, match=re.escape(str(folder / "kept.pt"))):
+        following.load("kept")

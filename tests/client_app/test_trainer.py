@@ -2,99 +2,39 @@
 
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
+from asking import (
+    CLASSES,
+    NUM_CLIENTS,
+    SHAPE,
+    ask,
+    ask_globally,
+    ask_to_evaluate,
+    ask_to_finish,
+    context_of,
+    new_process,
+    random_theta,
+    request,
+    site,
+    stored,
+    theta_for,
+    told,
+    trainer,
+)
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from torch.nn import functional
 
-from client_app import site as site_module
-from client_app import trainer as trainer_module
 from client_app.methods import METHODS
-from client_app.site import simulated_site
 from client_app.trainer import trainer_for
 from client_app.training import SGDSettings, evaluate, train
 from common import config as config_module
 from common import protocol
+from common.codec import decode, encode
 from common.config import load_config
 from common.data.simulation import divide
 from common.errors import UserError
 from common.models import build_model
 from common.params import ParameterVector
-from common.protocol import Instructions, ProtocolError
-
-NUM_CLIENTS = 4
-SHAPE, CLASSES = (3, 8, 8), 4  # of the images that `run_config` names
-
-
-@pytest.fixture(autouse=True)
-def _no_trainers_are_left_for_other_tests():
-    yield
-    new_process()
-
-
-def new_process():
-    """Forget all that a worker process holds."""
-    trainer_module._trainer.cache_clear()
-    site_module._divided_dataset.cache_clear()
-
-
-def context_of(run_config, **node_config):
-    return Context(run_id=1, node_id=5, node_config=node_config, state=RecordDict(), run_config=run_config)
-
-
-def trainer(run_config, client=0):
-    return trainer_for(context_of(run_config, **{"partition-id": client, "num-partitions": NUM_CLIENTS}))
-
-
-def site(run_config, client=0):
-    """The client's site as nobody has touched it yet."""
-    return simulated_site(load_config(run_config), client, NUM_CLIENTS)
-
-
-def told(**changes) -> Instructions:
-    values = {
-        "method": "mh-pfedhn",
-        "run_name": "run",
-        "server_round": 1,
-        "seed": 0,
-        "evaluate": False,
-        "anchor": True,
-        "local_epochs": 1,
-        "batch_size": 8,
-        "client_lr": 0.02,
-        "client_momentum": 0.9,
-        "client_weight_decay": 5e-4,
-        "max_grad_norm": 50.0,
-    }
-    return Instructions(**(values | changes))
-
-
-def theta_for(site, seed=1, scale=0.02):
-    return scale * torch.randn(site.parameters.size, generator=torch.Generator().manual_seed(seed))
-
-
-def ask(run_config, client=0, theta=None, **changes):
-    """Send a training request; return the result and delta (None without vectors)."""
-    vectors = {} if theta is None else {"theta": theta}
-    reply = trainer(run_config, client).train(protocol.encode_request(told(**changes), vectors))
-    record = reply.array_records.get("vectors")
-    delta = None if record is None else torch.from_numpy(record["delta"].numpy().copy())
-    return protocol.decode_training_result(reply), delta
-
-
-def ask_to_finish(run_config, client=0, theta=None, **changes):
-    vectors = {} if theta is None else {"theta": theta}
-    content = protocol.encode_request(told(evaluate=True, **changes), vectors)
-    return protocol.decode_evaluation(trainer(run_config, client).finish(content))
-
-
-def ask_to_evaluate(run_config, client=0, theta=None, **changes):
-    vectors = {} if theta is None else {"theta": theta}
-    content = protocol.encode_request(told(evaluate=True, **changes), vectors)
-    return protocol.decode_evaluation(trainer(run_config, client).evaluate(content))
-
-
-def stored(run_config, client=0, run="run"):
-    return load_config(run_config).results_path / run / "clients" / str(client)
-
+from common.protocol import VERSION, ProtocolError
 
 # Registration
 
@@ -109,8 +49,8 @@ def test_a_client_registers_with_its_key_and_the_size_of_its_model_and_nothing_e
 
 
 def test_a_server_of_another_version_is_refused(run_config):
-    with pytest.raises(ProtocolError, match="version 2") as error:
-        trainer(run_config).register(RecordDict({"instructions": ConfigRecord({"protocol-version": 2})}))
+    with pytest.raises(ProtocolError, match=f"version {VERSION - 1}") as error:
+        trainer(run_config).register(RecordDict({"instructions": ConfigRecord({"protocol-version": VERSION - 1})}))
     assert error.value.reason == "version"
     content = protocol.encode_request(told(protocol_version=0), {"theta": theta_for(site(run_config))})
     for handle in (trainer(run_config).train, trainer(run_config).evaluate, trainer(run_config).finish):
@@ -156,7 +96,7 @@ def bad_requests(size):
 
 
 def test_a_bad_request_is_refused_by_name_and_leaves_no_trace(run_config):
-    size = site(run_config).parameters.size
+    size = site(run_config).personal.parameters.size
     for reason, content in bad_requests(size):
         for handle in (trainer(run_config).train, trainer(run_config).evaluate, trainer(run_config).finish):
             with pytest.raises(ProtocolError) as error:
@@ -192,10 +132,10 @@ def test_a_server_cannot_make_a_client_write_outside_its_results(run_config, tmp
 
 def trained_by_hand(run_config, client, start, server_round=1):
     fresh = site(run_config, client)
-    fresh.parameters.write(start)
+    fresh.personal.parameters.write(start)
     settings = SGDSettings(epochs=1, batch_size=8, lr=0.02, momentum=0.9, weight_decay=5e-4, max_grad_norm=50.0)
-    loss = train(fresh.model, fresh.train, settings, fresh.generator(0, server_round))
-    return loss, fresh.parameters.read()
+    loss = train(fresh.personal.model, fresh.train, settings, fresh.generator(0, server_round))
+    return loss, fresh.personal.parameters.read()
 
 
 @pytest.mark.parametrize("anchor", [True, False])
@@ -219,37 +159,39 @@ def test_a_first_step_moves_delta_along_the_gradient(run_config):
     theta = theta_for(fresh)
     num = len(fresh.train)
     _, delta = ask(run_config, theta=theta, batch_size=num, client_weight_decay=0.0, max_grad_norm=1e9)
-    fresh.parameters.write(fresh.anchor + theta)
+    fresh.personal.parameters.write(fresh.personal.anchor + theta)
     images, labels = fresh.train.batch(torch.arange(num))
-    loss = functional.cross_entropy(fresh.model(images), labels)
-    gradient = torch.cat([each.flatten() for each in torch.autograd.grad(loss, list(fresh.model.parameters()))])
+    loss = functional.cross_entropy(fresh.personal.model(images), labels)
+    gradient = torch.cat(
+        [each.flatten() for each in torch.autograd.grad(loss, list(fresh.personal.model.parameters()))]
+    )
     torch.testing.assert_close(delta, 0.02 * gradient, rtol=1e-3, atol=1e-6)
 
 
 def test_theta_0_depends_on_architecture_and_seed_but_not_on_the_client(run_config):
     lenet, mlp, other_lenet, _ = (site(run_config, client) for client in range(4))
-    assert torch.equal(lenet.anchor, other_lenet.anchor)
+    assert torch.equal(lenet.personal.anchor, other_lenet.personal.anchor)
     assert not torch.equal(lenet.train.images[:4], other_lenet.train.images[:4])
-    assert lenet.anchor.shape != mlp.anchor.shape
-    assert not torch.equal(lenet.anchor, site(run_config | {"seed": 1}).anchor)
-    assert torch.equal(lenet.anchor, ParameterVector(build_model("lenet", SHAPE, CLASSES, seed=0)).read())
+    assert lenet.personal.anchor.shape != mlp.personal.anchor.shape
+    assert not torch.equal(lenet.personal.anchor, site(run_config | {"seed": 1}).personal.anchor)
+    assert torch.equal(lenet.personal.anchor, ParameterVector(build_model("lenet", SHAPE, CLASSES, seed=0)).read())
 
 
 def test_theta_0_is_the_same_after_training(run_config):
     fresh = site(run_config)
-    before = fresh.anchor.clone()
-    first = ask(run_config, theta=torch.zeros(fresh.parameters.size))
-    again = ask(run_config, theta=torch.zeros(fresh.parameters.size))
+    before = fresh.personal.anchor.clone()
+    first = ask(run_config, theta=torch.zeros(fresh.personal.parameters.size))
+    again = ask(run_config, theta=torch.zeros(fresh.personal.parameters.size))
     assert torch.equal(first[1], again[1])
-    assert torch.equal(trainer(run_config)._site.anchor, before)
+    assert torch.equal(trainer(run_config)._site.personal.anchor, before)
 
 
 def test_the_received_weights_are_tested_before_they_are_trained(run_config):
     fresh = site(run_config)
     theta = theta_for(fresh)
     result, delta = ask(run_config, theta=theta, evaluate=True)
-    fresh.parameters.write(fresh.anchor + theta)
-    assert result.evaluation == evaluate(fresh.model, fresh.test)
+    fresh.personal.parameters.write(fresh.personal.anchor + theta)
+    assert result.evaluation == evaluate(fresh.personal.model, fresh.test)
     assert ask_to_evaluate(run_config, theta=theta) == result.evaluation
     assert torch.equal(delta, ask(run_config, theta=theta)[1])  # and the test changes nothing in training
 
@@ -293,12 +235,12 @@ def test_what_a_client_learns_does_not_depend_on_whom_the_worker_served_before(r
 
 
 def statistics(run_config, client=0):
-    return torch.load(stored(run_config, client) / "buffers.pt", weights_only=True)
+    return torch.load(stored(run_config, client) / "kept.pt", weights_only=True)
 
 
 def test_batch_norm_statistics_stay_with_the_client(run_config):
     config = run_config | {"models": "resnet10"}
-    theta = torch.zeros(site(config).parameters.size)
+    theta = torch.zeros(site(config).personal.parameters.size)
     batches = -(-len(site(config).train) // 8)
 
     ask(config, 0, theta)
@@ -317,16 +259,16 @@ def test_batch_norm_statistics_stay_with_the_client(run_config):
     assert int(statistics(config)["1.num_batches_tracked"]) in (2 * batches, 2 * (batches - 1))
     # By hand: the weights of round 2 with the statistics of round 1 as a start.
     fresh = site(config)
-    fresh.parameters.write(fresh.anchor + theta)
-    fresh.model.load_state_dict(first, strict=False)
+    fresh.personal.parameters.write(fresh.personal.anchor + theta)
+    fresh.personal.model.load_state_dict(first, strict=False)
     settings = SGDSettings(epochs=1, batch_size=8, lr=0.02, momentum=0.9, weight_decay=5e-4, max_grad_norm=50.0)
-    train(fresh.model, fresh.train, settings, fresh.generator(0, 2))
-    assert all(torch.equal(tensor, statistics(config)[name]) for name, tensor in fresh.model.named_buffers())
+    train(fresh.personal.model, fresh.train, settings, fresh.generator(0, 2))
+    assert all(torch.equal(tensor, statistics(config)[name]) for name, tensor in fresh.personal.model.named_buffers())
 
 
 def test_another_run_starts_with_new_statistics(run_config):
     config = run_config | {"models": "resnet10"}
-    theta = torch.zeros(site(config).parameters.size)
+    theta = torch.zeros(site(config).personal.parameters.size)
     untouched = ask_to_evaluate(config, 0, theta)
     ask(config, 0, theta)
     assert ask_to_evaluate(config, 0, theta) != untouched
@@ -335,7 +277,7 @@ def test_another_run_starts_with_new_statistics(run_config):
 
 def test_statistics_of_one_diverged_round_do_not_spoil_the_rounds_after(run_config):
     config = run_config | {"models": "resnet10"}
-    theta = torch.zeros(site(config).parameters.size)
+    theta = torch.zeros(site(config).personal.parameters.size)
     content = protocol.encode_request(told(client_lr=1e30, client_momentum=0.0), {"theta": theta})
     reply = trainer(config).train(content)  # the server will refuse it
     with pytest.raises(ProtocolError) as error:
@@ -346,13 +288,161 @@ def test_statistics_of_one_diverged_round_do_not_spoil_the_rounds_after(run_conf
     assert torch.isfinite(delta).all()
 
 
+# Wire forms of the download
+
+
+@pytest.mark.parametrize("download", ["half", "int8"])
+@pytest.mark.parametrize("anchor", [True, False])
+def test_delta_is_relative_to_the_weights_as_they_arrived(run_config, download, anchor):
+    theta = theta_for(site(run_config, 1))
+    arrived = decode(encode(theta, download, 1.0), download, 1.0, len(theta))
+    assert (theta - arrived).abs().max() > 1e-6
+    # Without a step, nothing of the rounding may show: the server would take it for training.
+    _, still = ask(run_config, 1, theta, download=download, anchor=anchor, client_lr=0.0)
+    assert torch.equal(still, torch.zeros(len(theta)))
+    lossy = ask(run_config, 1, theta, download=download, anchor=anchor, evaluate=True)
+    exact = ask(run_config, 1, arrived, anchor=anchor, evaluate=True)
+    assert lossy[0] == exact[0]
+    assert torch.equal(lossy[1], exact[1])
+    assert not torch.equal(lossy[1], ask(run_config, 1, theta, anchor=anchor)[1])
+
+
+@pytest.mark.parametrize("download", ["half", "int8"])
+def test_the_final_model_is_that_of_the_weights_as_they_arrived(run_config, download):
+    theta = theta_for(site(run_config, 1))
+    reported = ask_to_finish(run_config, 1, theta, download=download)
+    arrived = decode(encode(theta, download, 1.0), download, 1.0, len(theta))
+    assert ask_to_evaluate(run_config, 1, arrived) == reported
+    model = build_model("mlp", SHAPE, CLASSES, seed=77)
+    model.load_state_dict(torch.load(stored(run_config, 1) / "personal-model.pt", weights_only=True))
+    assert torch.equal(ParameterVector(model).read(), site(run_config, 1).personal.anchor + arrived)
+
+
+# What a lossy upload leaves out
+
+
+def residual(run_config, client=1, exchange="personal"):
+    return torch.load(stored(run_config, client) / f"{exchange}-residual.pt", weights_only=True)["delta"]
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize(("upload", "fraction"), [("topk", 0.1), ("topk", 0.001), ("half", 0.3), ("int8", 0.3)])
+def test_all_that_arrives_and_what_is_left_are_the_sum_of_what_was_learned(run_config, upload, fraction, restarts):
+    size = site(run_config, 1).personal.parameters.size
+    lossy = {"upload": upload, "topk_fraction": fraction}
+    arrived, learned, left = torch.zeros(size), torch.zeros(size), torch.zeros(size)
+    for server_round in (1, 2, 3):
+        if restarts:
+            new_process()
+        theta = random_theta(size, seed=server_round)
+        round_of = {"server_round": server_round}
+        delta = ask(run_config, 1, theta, run_name="exact", **round_of)[1]
+        received = ask(run_config, 1, theta, error_feedback=True, **lossy, **round_of)[1]
+        # By hand: what is sent is the wire form of what was learned now and what was left before.
+        expected = decode(encode(delta + left, upload, fraction), upload, fraction, size)
+        torch.testing.assert_close(received, expected, rtol=0, atol=0)
+        left = delta + left - expected
+        assert torch.equal(residual(run_config), left)
+        learned, arrived = learned + delta, arrived + received
+        plain = ask(run_config, 1, theta, run_name="plain", **lossy, **round_of)[1]
+        assert torch.equal(plain, received) == (server_round == 1)
+    assert left.abs().max() > 0
+    torch.testing.assert_close(arrived + left, learned, rtol=0, atol=2e-6)
+    assert (arrived - learned).abs().max() > 1e-7
+    assert not stored(run_config, 1, "plain").exists()
+
+
+def test_personal_and_global_exchange_have_a_residual_each(run_config):
+    lossy = {"upload": "topk", "error_feedback": True, "method": "mh-pfedhn-gd"}
+    w_g, theta = theta_for(site(run_config, 0)), theta_for(site(run_config, 1))
+    ask_globally(run_config, 1, w_g, **lossy)
+    first = residual(run_config, exchange="global")
+    assert len(first) == len(w_g)
+    ask(run_config, 1, theta, **lossy)
+    assert torch.equal(residual(run_config, exchange="global"), first)
+    assert len(residual(run_config)) == len(theta) != len(w_g)
+    exact = ask_globally(run_config, 1, w_g, server_round=2, run_name="exact")[1]
+    received = ask_globally(run_config, 1, w_g, server_round=2, **lossy)[1]
+    expected = decode(encode(exact + first, "topk", 0.3), "topk", 0.3, len(w_g))
+    assert torch.equal(received, expected)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"upload": "dense", "error_feedback": True}, {"upload": "topk"}, {"upload": "half"}]
+)
+def test_nothing_is_left_of_a_dense_upload_or_without_error_feedback(run_config, changes):
+    theta = theta_for(site(run_config, 1))
+    ask(run_config, 1, theta, **changes)
+    ask_globally(run_config, 1, theta_for(site(run_config, 0)), **changes)
+    assert [path.name for path in stored(run_config, 1).iterdir()] == ["teacher.pt"]
+    if changes["upload"] == "dense":
+        assert torch.equal(ask(run_config, 1, theta, **changes)[1], ask(run_config, 1, theta)[1])
+
+
+@pytest.mark.parametrize("upload", ["topk", "half", "int8", "dense"])
+def test_a_diverged_round_is_refused_as_not_finite_and_leaves_the_residual_as_it_was(run_config, upload):
+    theta = theta_for(site(run_config, 1))
+    feedback = {"upload": upload, "error_feedback": True}
+    ask(run_config, 1, theta, upload="topk", error_feedback=True)
+    before = (stored(run_config, 1) / "personal-residual.pt").read_bytes()
+
+    def exchange():
+        content = request(theta, server_round=2, client_lr=1e30, client_momentum=0.0, **feedback)
+        protocol.decode_vectors(trainer(run_config, 1).train(content), {"delta": len(theta)}, upload, 0.3)
+
+    with pytest.raises(ProtocolError) as error:
+        exchange()
+    assert error.value.reason == "not-finite"
+    assert (stored(run_config, 1) / "personal-residual.pt").read_bytes() == before
+    assert torch.isfinite(ask(run_config, 1, theta, server_round=3, **feedback)[1]).all()
+
+
+def test_a_delta_that_half_cannot_send_is_refused_and_leaves_the_residual_as_it_was(run_config):
+    theta = theta_for(site(run_config, 1))
+    half = {"upload": "half", "error_feedback": True}
+    ask(run_config, 1, theta, **half)
+    before = (stored(run_config, 1) / "personal-residual.pt").read_bytes()
+    with pytest.raises(ProtocolError) as error:
+        ask(run_config, 1, theta, batch_size=1000, client_lr=1e8, **half)
+    assert error.value.reason == "not-encodable"
+    assert (stored(run_config, 1) / "personal-residual.pt").read_bytes() == before
+
+
+# A run that goes on from another
+
+
+def test_a_run_goes_on_with_the_statistics_of_the_one_before_until_it_has_its_own(run_config):
+    config = run_config | {"models": "resnet10"}
+    theta = torch.zeros(site(config).personal.parameters.size)
+    ask(config, 0, theta, run_name="before")
+    of_before = ask_to_evaluate(config, 0, theta, run_name="before")
+    new_process()
+    assert ask_to_evaluate(config, 0, theta, run_name="after", previous_run="before") == of_before
+    assert ask_to_evaluate(config, 0, theta, run_name="after") != of_before
+    assert ask_to_evaluate(config, 2, theta, run_name="after", previous_run="before") == ask_to_evaluate(
+        config, 2, theta
+    )
+    kept = (stored(config, run="before") / "kept.pt").read_bytes()
+    _, delta = ask(config, 0, theta, server_round=2, run_name="after", previous_run="before")
+    assert (stored(config, run="before") / "kept.pt").read_bytes() == kept
+    assert torch.equal(delta, ask(config, 0, theta, server_round=2, run_name="before")[1])
+    now = ask_to_evaluate(config, 0, theta, run_name="after")
+    assert now != of_before
+    assert ask_to_evaluate(config, 0, theta, run_name="after", previous_run="before") == now
+
+
+def test_a_run_before_that_is_not_there_changes_nothing(run_config):
+    theta = theta_for(site(run_config, 1))
+    assert torch.equal(ask(run_config, 1, theta, previous_run="never")[1], ask(run_config, 1, theta)[1])
+
+
 # The end
 
 
 @pytest.mark.parametrize("architecture", ["lenet", "resnet10"])
 def test_the_personal_model_loads_in_plain_pytorch_and_is_as_good_as_reported(run_config, architecture):
     config = run_config | {"models": architecture}
-    theta = torch.zeros(site(config).parameters.size)
+    theta = torch.zeros(site(config).personal.parameters.size)
     for server_round in (1, 2):
         _, delta = ask(config, 1, theta, server_round=server_round)
         theta = theta - delta
@@ -368,7 +458,7 @@ def test_the_personal_model_loads_in_plain_pytorch_and_is_as_good_as_reported(ru
     assert reported.correct == int((logits.argmax(1) == labels).sum())
     assert reported.total == len(labels)
     assert reported.loss == pytest.approx(functional.cross_entropy(logits, labels).item(), rel=1e-4, abs=1e-5)
-    assert torch.equal(ParameterVector(model).read(), site(config, 1).anchor + theta)
+    assert torch.equal(ParameterVector(model).read(), site(config, 1).personal.anchor + theta)
     if architecture == "resnet10":
         assert all(torch.equal(tensor, statistics(config, 1)[name]) for name, tensor in model.named_buffers())
 
@@ -379,7 +469,7 @@ def test_the_personal_model_loads_in_plain_pytorch_and_is_as_good_as_reported(ru
 def test_a_local_model_goes_on_where_it_was_and_survives_a_restart(run_config):
     run = {"method": "local"}
     fresh = site(run_config)
-    loss, trained = trained_by_hand(run_config, 0, fresh.anchor)
+    loss, trained = trained_by_hand(run_config, 0, fresh.personal.anchor)
     result, delta = ask(run_config, 0, **run)
     assert delta is None
     assert result.train_loss == loss

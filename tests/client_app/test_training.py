@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from client_app.training import Samples, SGDSettings, evaluate, train
+from client_app.training import Samples, SGDSettings, evaluate, predict, train
 
 CLASSES = 3
 MEAN = torch.tensor([0.5, 0.4, 0.3])
@@ -180,3 +180,42 @@ def test_evaluation_uses_the_running_statistics_and_changes_nothing():
         logits = model.eval()(normalised(samples.images))
     assert result.correct == int((logits.argmax(1) == samples.labels).sum())
     assert result.loss == pytest.approx(functional.cross_entropy(logits, samples.labels).item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("count", [3, 256, 257, 600])
+def test_predictions_are_the_logits_of_all_samples_in_order(count):
+    model, samples = small_model(norm=True), samples_of(count)
+    train(model, samples_of(20), SETTINGS, generator())  # leaves it in training mode
+    logits = predict(model, samples)
+    assert logits.shape == (count, CLASSES)
+    assert not logits.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(logits, model.eval()(normalised(samples.images)))
+
+
+def test_a_loss_of_ones_own_is_told_which_samples_it_is_about():
+    samples, model = samples_of(18), small_model()
+    seen = []
+
+    def loss(logits, labels, indices):
+        assert torch.equal(labels, samples.labels[indices])
+        seen.append(indices.tolist())
+        return functional.cross_entropy(logits, labels) + 3.0
+
+    mean = train(model, samples, SETTINGS, generator(), loss)
+    plain = small_model()
+    assert mean == pytest.approx(train(plain, samples, SETTINGS, generator()) + 3.0, rel=1e-5)
+    assert torch.equal(weights(model), weights(plain))
+    assert [len(batch) for batch in seen] == [4, 4, 4, 4, 2] * 2
+    for epoch in (seen[:5], seen[5:]):
+        assert sorted(sample for batch in epoch for sample in batch) == list(range(18))
+
+
+def test_the_generator_alone_decides_what_dropout_leaves_out():
+    results = []
+    for global_seed in (10, 20):
+        torch.manual_seed(global_seed)
+        model = nn.Sequential(nn.Dropout(0.5), small_model())
+        train(model, samples_of(18), SETTINGS, generator())
+        results.append(weights(model))
+    assert torch.equal(*results)

@@ -4,8 +4,8 @@ import subprocess
 
 import pytest
 
-from common.cli import main
-from common.config import KEYS, profiles
+from common.cli import _federation, main
+from common.config import KEYS, load_config, parse_overrides, profiles
 
 MISTAKE = 2
 
@@ -54,7 +54,15 @@ def complaint(capsys):
         (["nowhere.yaml"], ["'nowhere.yaml'"]),
         (["-c", "profile=cifra100"], ["'cifra100'", "'cifar100'"]),
         (["paper-code"], ["'paper-code'", "cifar100+paper-code"]),
-        (["-c", "num-clients=3", "min-clients=4"], ["num-clients is 3", "min-clients is 4"]),
+        (["-c", "num-clients=3", "min-clients=4"], ["3 clients take part", "num-clients", "min-clients is 4"]),
+        (
+            ["-c", "num-clients=5", "held-out=3", "min-clients=3"],
+            ["2 clients take part", "held-out", "min-clients is 3"],
+        ),
+        (["-c", "num-clients=5", "held-out=5"], ["held-out is 5", "below num-clients, which is 5"]),
+        (["-c", "held-out-models=mlp"], ["held-out-models is set, but held-out is 0"]),
+        (["-c", "mode=adapt"], ["mode is 'adapt', so resume must name the run folder"]),
+        (["-c", "resume=results/before"], ["resume is 'results/before', but mode is 'train'"]),
         (["--superlink", "anywhere", "-c", "num-rounds=0"], ["num-rounds is 0"]),
     ],
 )
@@ -161,3 +169,23 @@ def test_an_interrupt_before_the_run_ends_with_one_line(monkeypatch, capsys):
     monkeypatch.setattr("common.cli.load_config", interrupted)
     assert main(["run"]) == 1
     assert capsys.readouterr().err == "mh-pfedhn: interrupted before the run began.\n"
+
+
+@pytest.mark.parametrize("resume", ["nowhere", "results/before/checkpoints/round-3.pt"])
+def test_a_run_to_go_on_from_that_does_not_exist_ends_with_2_and_says_where_it_was_looked_for(
+    complaint, tmp_path, resume
+):
+    message = complaint("run", "-c", "mode=adapt", f"resume={resume}")
+    assert message == f"resume is '{tmp_path / resume}', but there is no such run folder or checkpoint file."
+
+
+def supernodes(*overrides):
+    _, text = _federation(load_config(parse_overrides([*overrides, "device=cpu"])))
+    return dict(word.split("=") for word in text.split())["num-supernodes"]
+
+
+def test_held_out_clients_have_no_node_until_they_are_adapted_to():
+    five = ("num-clients=5", "held-out=2")
+    assert supernodes("num-clients=5") == "5"
+    assert supernodes(*five) == "3"
+    assert supernodes(*five, "mode=adapt", "resume=before") == "5"

@@ -103,14 +103,15 @@ def slow_count(fraction, length):
 
 
 def slow_topk(values, count):
-    """Repeatedly take the first of the largest values that are left."""
+    """Repeatedly take the first of the largest values that are left; the vector of them and their positions."""
     left = [abs(float(value)) for value in values]
-    kept = np.zeros(len(values), np.float32)
+    kept, positions = np.zeros(len(values), np.float32), []
     for _ in range(count):
         position = left.index(max(left))
         kept[position] = values[position]
         left[position] = -1.0
-    return kept
+        positions.append(position)
+    return kept, sorted(positions)
 
 
 def slow_gaps(positions):
@@ -229,6 +230,7 @@ def test_an_unknown_codec_is_a_mistake_of_the_callers():
 # dense and half
 
 
+@settings(deadline=None)
 @given(vectors(finite_floats))
 def test_dense_arrives_bit_for_bit(values):
     parts = sent(values, "dense")
@@ -236,6 +238,7 @@ def test_dense_arrives_bit_for_bit(values):
     assert_same_bits(passed_on(values, "dense"), values)
 
 
+@settings(deadline=None)
 @given(vectors(st.floats(width=32, min_value=-65_519, max_value=65_519)))
 @example(np.array([65_519.0, -65_519.0, 1e-7, -1e-9, 0.1], np.float32))
 def test_half_arrives_as_numpy_rounds_it(values):
@@ -271,6 +274,7 @@ def assert_int8_is_close(values):
         assert np.abs(parts["values"][inside].astype(int)).max() <= 127
 
 
+@settings(deadline=None)
 @given(vectors(finite_floats))
 @example(np.array([LARGEST], np.float32))
 @example(np.array([-LARGEST, LARGEST, 1e38], np.float32))
@@ -279,7 +283,7 @@ def test_int8_is_off_by_half_a_step_at_most(values):
     assert_int8_is_close(values)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(long_vectors())
 def test_int8_is_off_by_half_a_step_of_its_own_block(values):
     assert_int8_is_close(values)
@@ -301,8 +305,8 @@ def test_int8_by_hand():
     assert arrived[[0, 1, 2, BLOCK - 1, 2 * BLOCK]] == pytest.approx([254, -254, 2, 4, -12.7])
 
 
+@settings(max_examples=20, deadline=None)
 @given(long_vectors())
-@settings(max_examples=20)
 def test_int8_reaches_127_in_every_block_of_normal_size(values):
     steps = sent(values, "int8")["values"]
     for start in range(0, len(values), BLOCK):
@@ -313,23 +317,24 @@ def test_int8_reaches_127_in_every_block_of_normal_size(values):
 # topk
 
 
+@settings(deadline=None)
 @given(st.one_of(vectors(finite_floats), vectors(few_values)), fractions)
 @example(np.array([1, -1, 1, -1, 1, 1, 1, 1, 1], np.float32), 0.3)
 def test_topk_keeps_the_largest_and_of_equal_ones_the_first(values, fraction):
-    assert_same_bits(passed_on(values, "topk", fraction), slow_topk(values, slow_count(fraction, len(values))))
+    kept, _ = slow_topk(values, slow_count(fraction, len(values)))
+    assert_same_bits(passed_on(values, "topk", fraction), kept)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 3000), st.sampled_from([0.0005, 0.002, 0.05, 0.1]), st.integers(0, 99), st.booleans())
 def test_topk_of_few_values_keeps_the_largest(length, fraction, seed, rounded):
     values = normal(length, seed)
-    values = np.round(values, 1) + np.float32(0) if rounded else values
+    values = np.round(values, 1) if rounded else values  # rounded ones are often equal
     count = slow_count(fraction, length)
-    expected = slow_topk(values, count)
+    kept, positions = slow_topk(values, count)
     parts = sent(values, "topk", fraction)
     assert len(parts["values"]) == count
-    assert_same_bits(received(parts, "topk", fraction, length), expected)
-    positions = np.flatnonzero(expected).tolist()
+    assert_same_bits(received(parts, "topk", fraction, length), kept)
     gaps, bitmap = slow_gaps(positions), slow_bitmap(positions, length)
     if len(gaps) < len(bitmap):
         assert (parts.keys(), parts["gaps"].tolist()) == ({"values", "gaps"}, gaps)

@@ -400,9 +400,9 @@ def test_held_out_clients_are_dealt_the_trained_models_unless_others_are_set():
     assert [config.model_of(client, 5) for client in range(5)] == ["lenet", "vgg8", "mlp", "lenet", "vgg8"]
 
 
-def test_models_for_held_out_clients_change_nothing_where_none_is_held_out():
-    config = load_config({"num-clients": 3, "models": "lenet,vgg8", "held-out-models": "mlp"})
-    assert [config.model_of(client, 3) for client in range(3)] == ["lenet", "vgg8", "lenet"]
+def test_models_for_held_out_clients_are_refused_where_none_is_held_out():
+    with pytest.raises(UserError, match="^held-out-models is set, but held-out is 0"):
+        load_config({"num-clients": 3, "models": "lenet,vgg8", "held-out-models": "mlp"})
 
 
 def test_training_and_adapting_divide_the_data_into_the_same_parts():

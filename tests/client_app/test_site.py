@@ -1,0 +1,330 @@
+"""What of a model is generated and what stays with the client, and which data and model a simulated client has."""
+
+import numpy as np
+import pytest
+import torch
+from asking import (
+    CLASSES,
+    SHAPE,
+    ask,
+    ask_to_evaluate,
+    ask_to_finish,
+    new_process,
+    random_theta,
+    request,
+    site,
+    stored,
+    theta_for,
+    trainer,
+)
+from flwr.common.serde import recorddict_to_proto
+from torch import nn
+
+from client_app.site import GeneratedModel, simulated_site
+from client_app.training import SGDSettings, evaluate, train
+from common import protocol
+from common.config import load_config
+from common.errors import UserError
+from common.models import build_model
+from common.params import ParameterVector
+
+SETTINGS = SGDSettings(epochs=1, batch_size=8, lr=0.02, momentum=0.9, weight_decay=5e-4, max_grad_norm=50.0)
+
+
+# A model of which a part is generated
+
+
+def small_model():
+    """Parameters 0.weight [2, 3], 1.weight [2] and 2.weight [2, 2], each with a bias [2], and three buffers."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Linear(2, 2))
+
+
+BUFFERS = {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+
+
+def test_theta_0_is_the_initialisation_of_the_generated_part_alone():
+    seeded = small_model().state_dict()
+    generated = GeneratedModel(small_model(), keep_local=("2.*",), freeze=("0.bias",))
+    assert generated.parameters.names == ("0.weight", "1.weight", "1.bias")
+    assert generated.parameters.size == 10
+    expected = torch.cat([seeded[name].flatten() for name in ("0.weight", "1.weight", "1.bias")])
+    assert torch.equal(generated.anchor, expected)
+
+
+@pytest.mark.parametrize("anchor", [True, False])
+def test_theta_is_written_to_the_generated_part_alone(anchor):
+    seeded = small_model().state_dict()
+    generated = GeneratedModel(small_model(), keep_local=("2.*",), freeze=("0.bias",))
+    theta = torch.arange(10.0)
+    generated.load(theta, anchor, {"2.weight": torch.full((2, 2), 5.0), "1.running_mean": torch.tensor([7.0, 8.0])})
+    state = generated.model.state_dict()
+    written = torch.cat([state[name].flatten() for name in ("0.weight", "1.weight", "1.bias")])
+    assert torch.equal(written, theta + generated.anchor if anchor else theta)
+    assert torch.equal(state["0.bias"], seeded["0.bias"])
+    assert torch.equal(state["2.bias"], seeded["2.bias"])
+    assert state["2.weight"].tolist() == [[5.0, 5.0], [5.0, 5.0]]
+    assert state["1.running_mean"].tolist() == [7.0, 8.0]
+    assert torch.equal(state["1.running_var"], seeded["1.running_var"])
+
+
+def test_what_was_there_before_a_load_does_not_matter():
+    generated = GeneratedModel(small_model(), keep_local=("2.*",), freeze=("0.bias",))
+    with torch.no_grad():
+        for tensor in generated.model.state_dict().values():
+            tensor.add_(3)
+    generated.load(torch.zeros(10), True, {})
+    assert all(
+        torch.equal(tensor, small_model().state_dict()[name]) for name, tensor in generated.model.state_dict().items()
+    )
+
+
+def test_kept_layers_and_buffers_stay_and_frozen_and_generated_ones_do_not():
+    assert set(GeneratedModel(small_model()).kept()) == BUFFERS
+    assert set(GeneratedModel(small_model(), keep_local=("2.*",)).kept()) == BUFFERS | {"2.weight", "2.bias"}
+    assert set(GeneratedModel(small_model(), freeze=("2.*",)).kept()) == BUFFERS
+    both = GeneratedModel(small_model(), keep_local=("0.bias", "2.*"), freeze=("2.bias",))
+    assert set(both.kept()) == BUFFERS | {"0.bias", "2.weight"}  # what is both is frozen
+
+
+def test_only_frozen_layers_take_no_gradient():
+    generated = GeneratedModel(small_model(), keep_local=("2.*",), freeze=("0.*",))
+    trained = {name for name, parameter in generated.model.named_parameters() if parameter.requires_grad}
+    assert trained == {"1.weight", "1.bias", "2.weight", "2.bias"}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "words"),
+    [
+        ({"keep_local": ("3.*",)}, "pattern '3.*' matches no parameter; the model has 0.weight, 0.bias, 1.weight"),
+        ({"freeze": ("3.*",)}, "pattern '3.*' matches no parameter; the model has 0.weight, 0.bias, 1.weight"),
+        ({"keep_local": ("0.*",), "freeze": ("weight",)}, "pattern 'weight' matches no parameter"),
+        ({"keep_local": ("1.running_mean",)}, "pattern '1.running_mean' matches no parameter"),
+        ({"keep_local": ("*",)}, "leave no parameter"),
+        ({"keep_local": ("0.*", "1.*"), "freeze": ("2.*",)}, "leave no parameter"),
+    ],
+)
+def test_patterns_that_do_not_fit_the_model_are_the_users_mistake(patterns, words):
+    with pytest.raises(UserError) as caught:
+        GeneratedModel(small_model(), **patterns)
+    sentence = str(caught.value)
+    assert sentence.startswith("keep-local and freeze do not fit the model: ")
+    assert words in sentence
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
+
+
+@pytest.mark.parametrize("key", ["keep-local", "freeze"])
+def test_a_pattern_of_the_config_that_matches_nothing_is_named(run_config, key):
+    with pytest.raises(UserError, match=r"keep-local and freeze do not fit the model: pattern 'head\.\*'"):
+        site(run_config | {key: "0.*, head.*"})
+
+
+def test_patterns_of_the_config_come_on_top_of_those_of_the_variant(run_config):
+    fresh = site(run_config | {"models": "lenet/keep-output", "keep-local": "0.bias", "freeze": "9.bias,9.weight"})
+    names = {name for name, _ in fresh.personal.model.named_parameters()}
+    assert names - set(fresh.personal.parameters.names) == {"0.bias", "9.weight", "9.bias", "11.weight", "11.bias"}
+    assert set(fresh.personal.kept()) == {"0.bias", "11.weight", "11.bias"}
+
+
+# Rounds with layers that are kept or frozen
+
+LENET = ParameterVector(build_model("lenet", SHAPE, CLASSES, seed=0)).size
+OUTPUT = 64 * CLASSES + CLASSES  # parameters of LeNet's last layer, 11.weight and 11.bias
+
+
+def trained_by_hand(run_config, theta, kept, server_round, frozen=()):
+    """A round of client 0 on a whole model; returns its state before and after."""
+    fresh = site(run_config)
+    model = build_model("lenet", SHAPE, CLASSES, seed=0).to(memory_format=torch.channels_last)
+    model.load_state_dict(kept, strict=False)
+    vector = ParameterVector(model, include=fresh.personal.parameters.names)
+    vector.write(fresh.personal.anchor + theta)
+    for name in frozen:
+        model.get_parameter(name).requires_grad_(False)
+    sent = vector.read()
+    train(model, fresh.train, SETTINGS, fresh.generator(0, server_round))
+    return sent - vector.read(), model
+
+
+@pytest.mark.parametrize("method", ["mh-pfedhn", "fedavg", "mh-pfedhn-gd"])
+def test_a_kept_layer_is_trained_and_goes_on_where_it_was(run_config, method):
+    config = run_config | {"models": "lenet/keep-output"}
+    theta = theta_for(site(config))
+    assert len(theta) == LENET - OUTPUT
+    kept = {}
+    for server_round in (1, 2, 3):
+        new_process()
+        _, delta = ask(config, 0, theta, server_round=server_round, method=method)
+        by_hand, model = trained_by_hand(config, theta, kept, server_round)
+        assert torch.equal(delta, by_hand)
+        now = torch.load(stored(config) / "kept.pt", weights_only=True)
+        assert set(now) == {"11.weight", "11.bias"}
+        assert torch.equal(now["11.weight"], model.state_dict()["11.weight"])
+        assert not torch.equal(
+            now["11.weight"], kept.get("11.weight", build_model("lenet", SHAPE, CLASSES, 0)[11].weight)
+        )
+        kept = now
+    assert ask_to_evaluate(config, 0, theta, method=method) != ask_to_evaluate(
+        config, 0, theta, method=method, run_name="x"
+    )
+
+
+def test_the_final_model_has_its_kept_layers(run_config):
+    config = run_config | {"models": "lenet/keep-input-output"}
+    theta = theta_for(site(config))
+    ask(config, 0, theta)
+    reported = ask_to_finish(config, 0, theta)
+    kept = torch.load(stored(config) / "kept.pt", weights_only=True)
+    state = torch.load(stored(config) / "personal-model.pt", weights_only=True)
+    assert set(kept) == {"0.weight", "0.bias", "11.weight", "11.bias"}
+    assert all(torch.equal(state[name], tensor) for name, tensor in kept.items())
+    model = build_model("lenet", SHAPE, CLASSES, seed=77)
+    model.load_state_dict(state)
+    assert evaluate(model, site(config).test).correct == reported.correct
+
+
+@pytest.mark.parametrize("anchor", [True, False])
+@pytest.mark.parametrize("method", ["mh-pfedhn", "fedavg", "local"])
+def test_a_frozen_layer_never_changes(run_config, method, anchor):
+    config = run_config | {"models": "lenet/freeze-last-two"}
+    theta = None if method == "local" else theta_for(site(config))
+    seeded = build_model("lenet", SHAPE, CLASSES, seed=0).state_dict()
+    frozen = ["9.weight", "9.bias", "11.weight", "11.bias"]
+    for server_round in (1, 2):
+        _, delta = ask(config, 0, theta, server_round=server_round, method=method, anchor=anchor)
+        if theta is not None:
+            assert len(delta) == LENET - sum(seeded[name].numel() for name in frozen)
+            assert delta.norm() > 0
+    ask_to_finish(config, 0, theta, method=method, anchor=anchor)
+    final = torch.load(stored(config) / "personal-model.pt", weights_only=True)
+    assert all(torch.equal(final[name], seeded[name]) for name in frozen)
+    assert not any(torch.equal(final[name], seeded[name]) for name in seeded if name not in frozen)
+    assert not (stored(config) / "kept.pt").exists()
+
+
+def test_a_round_with_frozen_layers_equals_one_by_hand(run_config):
+    config = run_config | {"models": "lenet/freeze-output"}
+    theta = theta_for(site(config))
+    by_hand, _ = trained_by_hand(config, theta, {}, 1, frozen=("11.weight", "11.bias"))
+    assert torch.equal(ask(config, 0, theta)[1], by_hand)
+
+
+@pytest.mark.parametrize("variant", ["keep-norm-output", "freeze-last-fifth"])
+def test_batch_norm_statistics_are_kept_whatever_else_is(run_config, variant):
+    config = run_config | {"models": f"resnet10/{variant}"}
+    theta = 0 * theta_for(site(config))
+    ask(config, 0, theta)
+    first = torch.load(stored(config) / "kept.pt", weights_only=True)
+    buffers = {name for name, _ in build_model("resnet10", SHAPE, CLASSES, seed=0).named_buffers()}
+    assert buffers <= set(first)
+    norms = {name for name in set(first) - buffers if name.startswith("1.") or ".norm" in name}
+    assert (len(norms), len(set(first) - buffers)) == ((42, 44) if variant == "keep-norm-output" else (0, 0))
+    new_process()
+    ask(config, 0, theta, server_round=2)
+    second = torch.load(stored(config) / "kept.pt", weights_only=True)
+    count = "12.norm2.num_batches_tracked"  # of a frozen block too
+    assert second[count] == 2 * first[count] > 0
+
+
+def test_a_local_models_kept_layers_are_its_own_like_all_others(run_config):
+    plain = [ask(run_config, 0, method="local", server_round=server_round)[0] for server_round in (1, 2)]
+    config = run_config | {"models": "lenet/keep-output,mlp", "results-dir": run_config["results-dir"] + "-other"}
+    assert [ask(config, 0, method="local", server_round=server_round)[0] for server_round in (1, 2)] == plain
+
+
+def test_no_byte_of_a_kept_layer_is_in_any_reply(run_config):
+    config = run_config | {"models": "lenet/keep-output"}
+    theta = theta_for(site(config))
+    replies, secrets = [trainer(config).register(protocol.encode_greeting("lenet"))], []
+    for server_round in (1, 2):
+        replies.append(trainer(config).train(request(theta, server_round=server_round, evaluate=True)))
+        secrets.append(torch.load(stored(config) / "kept.pt", weights_only=True))
+    replies += [trainer(config).evaluate(request(theta)), trainer(config).finish(request(theta))]
+    seeded = build_model("lenet", SHAPE, CLASSES, seed=0).state_dict()
+    secrets.append({name: seeded[name] for name in ("11.weight", "11.bias")})
+    secrets += [
+        {name: one[name] - other[name] for name in one} for one in secrets for other in secrets if one is not other
+    ]
+
+    messages = [recorddict_to_proto(reply).SerializeToString() for reply in replies]
+    first_delta = protocol.decode_vectors(replies[1], {"delta": LENET - OUTPUT})["delta"]
+    assert first_delta[-4:].numpy().tobytes() in messages[1]  # what is looked for would be found
+    for message in messages:
+        for secret in secrets:
+            for tensor in secret.values():
+                assert not any(
+                    value.tobytes() in message for value in np.split(tensor.flatten().numpy(), tensor.numel() // 4)
+                )
+    assert [protocol.payload_bytes(reply) for reply in replies] == [0, *[4 * (LENET - OUTPUT) + 128] * 2, 0, 0]
+
+
+# Simulated clients
+
+
+def samples(config, client, num_nodes):
+    fresh = simulated_site(load_config(config), client, num_nodes)
+    return fresh.train.images, fresh.train.labels, fresh.test.images, fresh.test.labels
+
+
+@pytest.mark.parametrize("partition", ["non-iid-1", "non-iid-2"])
+def test_a_client_has_the_same_data_in_training_and_when_others_are_adapted_to(run_config, partition):
+    before = run_config | {"num-clients": 5, "held-out": 2, "partition": partition, "dirichlet-alpha": 100.0}
+    adapting = before | {"mode": "adapt", "resume": "before"}
+    undivided = before | {"held-out": 0}
+    for client in range(3):
+        data = samples(before, client, 3)
+        assert all(map(torch.equal, data, samples(adapting, client, 5)))
+        assert all(map(torch.equal, data, samples(undivided, client, 5)))
+    everybody = [samples(adapting, client, 5) for client in range(5)]
+    assert sum(len(labels) + len(test) for _, labels, _, test in everybody) == 160
+    assert not torch.equal(
+        samples(before, 0, 3)[0], samples(run_config | {"partition": partition, "dirichlet-alpha": 100.0}, 0, 3)[0]
+    )
+
+
+def sizes(config, num_nodes):
+    return [
+        simulated_site(load_config(config), client, num_nodes).personal.parameters.size for client in range(num_nodes)
+    ]
+
+
+def test_held_out_clients_have_the_models_set_for_them_or_go_on_with_those_of_all(run_config):
+    size = {name: ParameterVector(build_model(name, SHAPE, CLASSES, seed=0)).size for name in ("lenet", "mlp", "vgg8")}
+    lenet, mlp, vgg8 = size["lenet"], size["mlp"], size["vgg8"]
+    config = run_config | {"num-clients": 5, "held-out": 2}
+    adapting = {"mode": "adapt", "resume": "before"}
+    assert sizes(config, 3) == [lenet, mlp, lenet]
+    assert sizes(config | adapting, 5) == [lenet, mlp, lenet, mlp, lenet]
+    other = config | {"held-out-models": "vgg8"}
+    assert sizes(other, 3) == [lenet, mlp, lenet]
+    assert sizes(other | adapting, 5) == [lenet, mlp, lenet, vgg8, vgg8]
+    assert sizes(config | adapting | {"held-out-models": "mlp,vgg8"}, 5) == [lenet, mlp, lenet, mlp, vgg8]
+
+
+def groups(config, count=4):
+    greeting = protocol.encode_greeting()
+    replies = [trainer(config, client).register(greeting) for client in range(count)]
+    return [protocol.decode_registration(reply).group for reply in replies]
+
+
+def test_clients_of_one_architecture_send_one_label_that_does_not_name_it(run_config):
+    by_architecture = run_config | {"heads": "by-architecture", "models": "lenet,mlp"}
+    lenet, mlp, other_lenet, other_mlp = groups(by_architecture)
+    assert lenet == other_lenet != mlp == other_mlp
+    assert not {"lenet", "mlp"} & {lenet, mlp}
+    new_process()
+    assert groups(by_architecture) == [lenet, mlp, lenet, mlp]
+    assert groups(by_architecture | {"seed": 1})[0] != lenet  # nobody can tell it from another run
+    variant = groups(by_architecture | {"models": "lenet,lenet/keep-output"})
+    assert variant[0] == lenet != variant[1]
+    assert groups(run_config) == [""] * 4
+
+
+def test_personal_and_global_model_of_one_architecture_are_two_models(run_config):
+    fresh = site(run_config)
+    assert fresh.global_model("lenet").model is not fresh.personal.model
+    assert fresh.global_model("lenet") is fresh.global_model("lenet")  # built once
+    fresh.global_model("lenet").load(random_theta(LENET), True, {})
+    assert torch.equal(fresh.personal.parameters.read(), fresh.personal.anchor)
