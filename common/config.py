@@ -134,6 +134,9 @@ class Config:
     hidden_dim: int = _option(128, "H: width of the hypernetwork's trunk", minimum=1)
     hidden_layers: int = _option(3, "depth of the hypernetwork's trunk", minimum=1)
     hn_lr: float = _option(1e-3, "learning rate of the hypernetwork's Adam", above=0)
+    embedding_lr: float | str = _option(
+        AUTO, "the same for embeddings; auto is hn-lr, and 0.1 in mode adapt", above=0, words=(AUTO,)
+    )
     schedule: str = _option("joint", "how deltas become optimizer steps", choices=SCHEDULES)
     # With a global model the two kinds of steps share Adam's moments: the mean keeps their gradients of one size.
     reduction: str = _option("mean", "how a joint step combines clients", choices=REDUCTIONS)
@@ -197,6 +200,13 @@ class Config:
         if isinstance(self.head_init_scale, str):
             return 0.1 if self.anchor else 1.0
         return self.head_init_scale
+
+    @property
+    def resolved_embedding_lr(self) -> float:
+        """`embedding-lr` as a number: in mode adapt embeddings are all that learns, and have a long way to go."""
+        if isinstance(self.embedding_lr, str):
+            return 0.1 if self.mode == "adapt" else self.hn_lr
+        return self.embedding_lr
 
     @property
     def data_path(self) -> Path:

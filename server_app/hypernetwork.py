@@ -148,6 +148,17 @@ class HyperNetwork(nn.Module):
         """Keep trunk, heads and embeddings as they are; what is registered from now on learns (section 4.4)."""
         self.requires_grad_(False)
 
+    def start_at_mean(self, key: str, others: Iterable[str]) -> None:
+        """Give a client the mean of the embeddings of those of the others that share its head and tau, if any do."""
+        alike: list[Tensor] = [
+            self.embedding(other)
+            for other in others
+            if self.head(other) is self.head(key) and self.num_chunks(other) == self.num_chunks(key)
+        ]
+        if alike:
+            with torch.no_grad():
+                self.embedding(key).copy_(torch.stack(alike).mean(dim=0))
+
     def generate(self, keys: Sequence[str]) -> list[Tensor]:
         """Return theta_i [K_i] float32 of each client, with graph, in the order asked (Equation 3).
 

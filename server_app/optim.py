@@ -25,6 +25,7 @@ class HyperNetworkOptimizer:
         caller also generates each client's weights from that phi (the authors' code): one delta at a time.
     reduction: `sum` or `mean` over the clients of a joint step.
     max_grad_norm: clip the norm of all gradients of a step together.
+    embedding_lr: learning rate of the embeddings, where it is not that of trunk and heads.
 
     Raises ValueError for a schedule or reduction that is not listed above.
     """
@@ -36,6 +37,7 @@ class HyperNetworkOptimizer:
         schedule: str = "joint",
         reduction: str = "sum",
         max_grad_norm: float = 50.0,
+        embedding_lr: float | None = None,
     ) -> None:
         if schedule not in SCHEDULES:
             raise ValueError(f"schedule is {schedule!r}, but must be one of {', '.join(SCHEDULES)}")
@@ -45,7 +47,9 @@ class HyperNetworkOptimizer:
         self.schedule = schedule
         self.reduction = reduction
         self.max_grad_norm = max_grad_norm
-        self.adam = torch.optim.Adam(hn.parameters(), lr=lr, fused=True)
+        groups = [{"params": [], "lr": lr}, {"params": [], "lr": lr if embedding_lr is None else embedding_lr}]
+        self.adam = torch.optim.Adam(groups, fused=True)
+        self._adopt_new_parameters()
 
     def apply(self, deltas: Mapping[str, Tensor]) -> bool:
         """Move phi and the embeddings by the deltas [K_i] of these clients; everybody else's parameters stay.
@@ -92,9 +96,12 @@ class HyperNetworkOptimizer:
         return bool(torch.isfinite(norm))
 
     def _adopt_new_parameters(self) -> None:
-        (group,) = self.adam.param_groups
-        known = set(map(id, group["params"]))
-        group["params"].extend(parameter for parameter in self.hn.parameters() if id(parameter) not in known)
+        shared, embeddings = self.adam.param_groups
+        known = {id(parameter) for group in (shared, embeddings) for parameter in group["params"]}
+        for name, parameter in self.hn.named_parameters():
+            if id(parameter) not in known:
+                group = embeddings if name.startswith("embeddings.") else shared
+                group["params"].append(parameter)
 
 
 def mean_delta(deltas: Sequence[tuple[Tensor, int]]) -> Tensor:

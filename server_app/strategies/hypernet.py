@@ -63,6 +63,9 @@ class HyperNetStrategy(RoundStrategy):
         self._check_room(members)
         for key, member in members.items():
             self.hn.register(key, member.num_params, member.group)
+            if self._known and key not in self._known:
+                # The frozen network has only learned what to do with embeddings like those that it knows.
+                self.hn.start_at_mean(key, sorted(self._known))
 
     def _make_network(self, chunk_size: int) -> None:
         config = self.config
@@ -80,7 +83,9 @@ class HyperNetStrategy(RoundStrategy):
 
     def _make_optimizer(self) -> None:
         config = self.config
-        self.optimizer = HyperNetworkOptimizer(self.hn, config.hn_lr, config.schedule, config.reduction)
+        self.optimizer = HyperNetworkOptimizer(
+            self.hn, config.hn_lr, config.schedule, config.reduction, embedding_lr=config.resolved_embedding_lr
+        )
 
     def _check_room(self, members: Mapping[str, Member]) -> None:
         values = self.hn.count_new_values(members)

@@ -401,7 +401,7 @@ def test_held_out_clients_are_dealt_the_trained_models_unless_others_are_set():
 
 
 def test_models_for_held_out_clients_are_refused_where_none_is_held_out():
-    with pytest.raises(UserError, match="^held-out-models is set, but held-out is 0"):
+    with pytest.raises(UserError, match=r"^held-out-models is set, but held-out is 0"):
         load_config({"num-clients": 3, "models": "lenet,vgg8", "held-out-models": "mlp"})
 
 

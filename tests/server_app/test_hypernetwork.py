@@ -608,3 +608,18 @@ def test_initial_values_do_not_depend_on_the_global_generator():
         torch.manual_seed(2)
         second = initial_values(build())
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_a_new_client_can_start_at_the_mean_of_those_that_share_its_head():
+    hypernetwork = build({"a": 30, "b": 30, "other": 14, "new": 29})
+    hypernetwork.start_at_mean("new", ["a", "b", "other"])
+    mean = (hypernetwork.embedding("a") + hypernetwork.embedding("b")) / 2
+    assert torch.allclose(hypernetwork.embedding("new"), mean)
+    assert hypernetwork.embedding("new").requires_grad
+
+
+def test_a_new_client_whose_head_nobody_shares_keeps_its_random_start():
+    hypernetwork = build({"a": 30, "new": 14})
+    before = hypernetwork.embedding("new").detach().clone()
+    hypernetwork.start_at_mean("new", ["a"])
+    assert torch.equal(hypernetwork.embedding("new"), before)

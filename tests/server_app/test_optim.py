@@ -649,3 +649,15 @@ def test_parameters_and_moments_stay_float32():
     for parameter, _ in implementation_tensors(hypernetwork, CLIENTS, CHUNK).values():
         assert parameter.dtype == torch.float32
         assert optimizer.adam.state[parameter]["exp_avg"].dtype == torch.float32
+
+
+def test_embeddings_may_learn_at_a_rate_of_their_own():
+    """Adam's first step moves every value with a gradient by the learning rate, whatever the gradient's size."""
+    hypernetwork = build({"a": 14})
+    embedding, head = hypernetwork.embedding("a").detach().clone(), hypernetwork.heads["2"].bias.detach().clone()
+    optimizer = HyperNetworkOptimizer(hypernetwork, lr=1e-3, embedding_lr=0.5)
+    assert optimizer.apply({"a": torch.ones(14)})
+    moved = (hypernetwork.embedding("a") - embedding).abs()
+    assert torch.allclose(moved[moved > 1e-2], torch.tensor(0.5), rtol=1e-2)
+    assert (moved > 1e-2).any()
+    assert torch.allclose((hypernetwork.heads["2"].bias - head).abs().max(), torch.tensor(1e-3), rtol=1e-2)
