@@ -229,7 +229,7 @@ def _report(options: argparse.Namespace) -> int:
 def _profiles(options: argparse.Namespace) -> int:
     print("Profiles (join several with '+', later ones win):")
     for name, description in profiles():
-        print(f"  {name:<28} {description}")
+        print(f"  {name:<38} {description}")
     print("\nKeys (-c KEY=VALUE), with the defaults that profiles start from:")
     for key, default, text in keys_with_help():
         print(f"  {key + ' = ' + str(default):<34} {text}")
