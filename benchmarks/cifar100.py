@@ -96,8 +96,10 @@ STUDIES = {
             "GD, anchor, reduction: sum": Run(["method=mh-pfedhn-gd", "reduction=sum"]),
             "HN, no anchor": Run(_PAPER, [0.03, 0.13, 0.30, 0.48]),
             "HNG, no anchor": Run(["method=mh-pfedhn-g", *_PAPER]),
-            "GD, no anchor": Run(["method=mh-pfedhn-gd", *_PAPER], [0.07, 0.25, 0.48, 0.52]),
-            "GD, no anchor, reduction: sum": Run(["method=mh-pfedhn-gd", "reduction=sum", *_PAPER]),
+            "GD, no anchor": Run(["method=mh-pfedhn-gd", *_PAPER]),
+            "GD, no anchor, reduction: sum": Run(
+                ["method=mh-pfedhn-gd", "reduction=sum", *_PAPER], [0.07, 0.25, 0.48, 0.52]
+            ),
         },
         [*_LENET, "temperature=15", "distillation-coefficient=0.01", "checkpoint-every=0"],
     ),
