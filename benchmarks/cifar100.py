@@ -182,7 +182,7 @@ def draw(study: Study, curves: dict[str, list[dict[str, Any]]], path: Path) -> N
     axes.set_ylabel("accuracy of the generated weights (weighted by test samples)")
     axes.set_title(study.title)
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=3)
+    figure.legend(loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=120)
 
 
