@@ -34,7 +34,8 @@ UPLOADS = (*DOWNLOADS, "topk")
 SCHEDULES = ("joint", "per-client", "sequential")
 REDUCTIONS = ("sum", "mean")
 PARTITIONS = ("non-iid-1", "non-iid-2")
-DATASETS = ("fashion-mnist", "cifar10", "cifar100", "emnist-byclass", "tiny-imagenet", "parquet", "npz")
+SITES = "sites"  # each site of a deployment brings its own data
+DATASETS = ("fashion-mnist", "cifar10", "cifar100", "emnist-byclass", "tiny-imagenet", "parquet", "npz", SITES)
 MODELS = ("lenet", "vgg8", "resnet10", "resnet12", "resnet18", "mlp", "squeezenet1_0", "squeezenet1_1")
 AUTO = "auto"
 
@@ -84,13 +85,18 @@ class Config:
         "train from the start, or adapt a trained hypernetwork (`resume`) to clients it has not seen",
         choices=MODES,
     )
-    resume: str = _option("", "the run folder or checkpoint file that mode adapt starts from")
+    resume: str = _option(
+        "",
+        "go on from a checkpoint: latest, that of run-name if there is one; or a run folder or checkpoint file",
+    )
     seed: int = _option(0, "all randomness follows from it", minimum=0, maximum=2**31 - 1)
     num_rounds: int = _option(100, "communication rounds", minimum=1)
     num_clients: int = _option(10, "clients of a simulation", minimum=1)
     participation: float = _option(1.0, "share of the registered clients that train in a round", above=0, maximum=1)
 
-    dataset: str = _option("", "where the images come from", choices=DATASETS)
+    dataset: str = _option(
+        "", "where the images come from; sites: each site of a deployment brings data of its own", choices=DATASETS
+    )
     data_dir: str = _option("data", "folder (or file) of the data set; a relative path starts at the working folder")
     partition: str = _option("non-iid-1", "how the data set is divided among simulated clients", choices=PARTITIONS)
     classes_per_client: int = _option(10, "classes that a client holds under non-iid-1", minimum=1)
@@ -162,8 +168,12 @@ class Config:
 
     deadline: float = _option(3600.0, "seconds after which an exchange ends without the missing replies", above=0)
     quorum: float = _option(1.0, "share of the cohort whose good replies end an exchange early", above=0, maximum=1)
-    min_clients: int = _option(2, "clients that must have joined before training starts", minimum=1)
+    min_clients: int = _option(2, "clients that must be connected for a round to start", minimum=1)
     evaluate_every: int = _option(1, "rounds between evaluations", minimum=1)
+    max_params: int = _option(100_000_000, "refuse clients with more parameters (K) than this", minimum=1)
+    max_delta_norm: float = _option(
+        10_000.0, "refuse a delta whose Euclidean norm is above this: enormous values would spoil a step", above=0
+    )
     checkpoint_every: int = _option(
         50, "rounds between checkpoints; the last round has one too; 0 writes none", minimum=0
     )
@@ -294,10 +304,10 @@ def _check_together(config: Config) -> None:
         raise UserError("mode is 'adapt', so resume must name the run folder or checkpoint file to start from.")
     if config.mode == "adapt" and not config.method.startswith("mh-pfedhn"):
         raise UserError(f"mode is 'adapt', but method {config.method!r} has no hypernetwork that could adapt.")
-    if config.mode == "train" and config.resume:
-        raise UserError(
-            f"resume is {config.resume!r}, but mode is 'train', which starts anew; did you mean mode=adapt?"
-        )
+    if config.mode == "adapt" and config.resume == "latest":
+        raise UserError("resume is 'latest', but mode 'adapt' starts from another run: name its folder.")
+    if config.resume == "latest" and not config.run_name:
+        raise UserError("resume is 'latest', so run-name must say of which run.")
 
 
 def profiles() -> Iterator[tuple[str, str]]:

@@ -48,7 +48,7 @@ _LABEL = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 # What instructions may say, beyond their types.
-_AT_LEAST = {"local-epochs": 0, "batch-size": 1, "server-round": 1, "teacher-round": 0}
+_AT_LEAST = {"local-epochs": 0, "batch-size": 1, "server-round": 1, "teacher-round": 0, "checkpoint-round": 0}
 _CHOICES = {"upload": UPLOADS, "download": DOWNLOADS}
 
 
@@ -77,6 +77,7 @@ class Instructions:
     download: str = "dense"  # codec of this message
     topk_fraction: float = NOT_TOPK
     error_feedback: bool = False
+    checkpoint_round: int = 0  # of the last checkpoint, to which the server goes back when it is resumed; 0: none
     previous_run: str = ""  # take over what was kept in this run, where this one has kept nothing yet
     protocol_version: int = VERSION
 

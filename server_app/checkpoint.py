@@ -1,23 +1,30 @@
-"""A trained hypernetwork on disk: trunk, heads, embeddings, and what is known about each client.
+"""The server's state on disk: all that a run needs to go on after its last complete round, whoever stopped it.
 
 The files hold plain tensors, numbers and text, and are read with `weights_only=True`. They are as confidential as the
 server's memory: whoever has one can generate every client's weights.
 """
 
+import os
+import shutil
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from logging import WARNING
 from pathlib import Path
 from typing import Any
 
 import torch
+from flwr.common import log
 
 from common.errors import UserError
 from common.files import write_tensors
-from server_app.hypernetwork import HyperNetwork
 
 FOLDER = "checkpoints"  # in a run's folder
-_FORMAT = 1
-_KEPT = 2  # the newest ones
+_BEST = "best.pt"
+_FORMAT = 2
+_KEPT = 2  # the newest ones; the best one is kept beside them
+
+State = dict[str, Any]  # of tensors, numbers, text, lists and dicts
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,26 +32,26 @@ class Checkpoint:
     """What a checkpoint file holds."""
 
     path: Path
-    server_round: int
+    server_round: int  # the last complete one
     config: dict[str, Any]  # of the run that wrote it, keys as in config.yaml
-    hn: HyperNetwork  # on the CPU
+    loop: State  # of the round loop: clients, random numbers, what is not yet in the metrics
+    method: State  # of the strategy: what it has learned
 
 
-def save(run_dir: Path, server_round: int, config: Mapping[str, Any], hn: HyperNetwork) -> Path:
-    """Write `checkpoints/round-NNNNNN.pt`, whole or not at all, and delete all but the newest two.
+def save(run_dir: Path, server_round: int, config: Mapping[str, Any], loop: State, method: State) -> Path:
+    """Write `checkpoints/round-NNNNNN.pt`, whole or not at all, and delete all but the newest two and the best.
 
     Raises OSError when it cannot be written.
     """
     folder = run_dir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"round-{server_round:06}.pt"
+    path = _path(folder, server_round)
     content = {
         "format": _FORMAT,
         "round": server_round,
         "config": dict(config),
-        "settings": hn.settings,
-        "members": [[key, *member] for key, member in hn.members.items()],
-        "network": {name: tensor.cpu() for name, tensor in hn.state_dict().items()},
+        "loop": loop,
+        "method": method,
     }
     write_tensors(path, content)
     for old in _newest_first(folder)[_KEPT:]:
@@ -52,27 +59,61 @@ def save(run_dir: Path, server_round: int, config: Mapping[str, Any], hn: HyperN
     return path
 
 
+def mark_best(run_dir: Path, server_round: int) -> None:
+    """Keep this round's checkpoint, if there is one, as `checkpoints/best.pt`."""
+    path, best = _path(run_dir / FOLDER, server_round), run_dir / FOLDER / _BEST
+    if not path.exists():
+        return
+    temporary = best.with_suffix(".tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, temporary)
+    os.replace(temporary, best)
+
+
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint file, or the newest of a run's folder. Raises UserError for what is not there or damaged."""
+    """Read a checkpoint file, or the newest sound one of a run's folder.
+
+    A damaged one is passed over with a warning that names it. Raises UserError when none is left.
+    """
     if path.is_dir():
         found = _newest_first(path / FOLDER)
         if not found:
             raise UserError(f"{path} has no checkpoints: name the folder of a run that wrote some (checkpoint-every).")
-        path = found[0]
+        for candidate in found[:-1]:
+            try:
+                return _read(candidate)
+            except UserError as error:
+                log(WARNING, "%s The one before it is used.", error)
+        return _read(found[-1])
+    return _read(path)
+
+
+def exists(run_dir: Path) -> bool:
+    """Whether a run's folder holds any checkpoint."""
+    return bool(_newest_first(run_dir / FOLDER))
+
+
+def _read(path: Path) -> Checkpoint:
     if not path.is_file():
         raise UserError(f"There is no checkpoint {path}; resume takes a run's folder or a file in its {FOLDER} folder.")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        version = content["format"]
-        if version == _FORMAT:
-            hn = HyperNetwork(**content["settings"])
-            for key, num_params, group in content["members"]:
-                hn.register(key, num_params, group)
-            hn.load_state_dict(content["network"])
-            return Checkpoint(path, content["round"], content["config"], hn)
-    except Exception as error:  # PyTorch's reader answers damage with whatever its parts raise
-        raise UserError(f"The checkpoint {path} is damaged or is none: use another one of that folder.") from error
-    raise UserError(f"The checkpoint {path} has format {version!r}, but this release reads format {_FORMAT}.")
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # compares check sums, which PyTorch's reader does not always do
+        content = {} if damaged else torch.load(path, map_location="cpu", weights_only=True)
+        if not damaged and content["format"] == _FORMAT:
+            return Checkpoint(path, content["round"], content["config"], content["loop"], content["method"])
+    except Exception as error:  # damage is answered with whatever the parts of the readers raise
+        raise UserError(f"The checkpoint {path} is damaged or is none.") from error
+    if damaged:
+        raise UserError(f"The checkpoint {path} is damaged: {damaged} was altered.")
+    raise UserError(f"The checkpoint {path} has format {content['format']!r}, but this release reads {_FORMAT}.")
+
+
+def _path(folder: Path, server_round: int) -> Path:
+    return folder / f"round-{server_round:06}.pt"
 
 
 def _newest_first(folder: Path) -> list[Path]:

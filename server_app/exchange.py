@@ -63,6 +63,11 @@ class Exchange:
         self._needed = math.ceil(quorum * len(requests) - 1e-9)  # 0.28 x 25 is 7.000000000000001 in binary
         self._note = reject
         self._rejected: set[str] = set()
+        self._asked: dict[str, str] = {}  # message id -> client key
+
+    def client_of(self, reply: Message) -> str:
+        """Key of the client that a reply is from: the one that was asked, whatever the reply says."""
+        return self._asked[reply.metadata.reply_to_message_id]
 
     def reject(self, client: str, reason: str, detail: str) -> None:
         """Count a client's reply as bad: it does not count towards the quorum."""
@@ -80,7 +85,7 @@ class Exchange:
             # One by one: of several, Flower does not say which were refused (too large, or the node is gone).
             identifiers = [identifier for identifier in self._grid.push_messages([request]) if identifier]
             if identifiers:
-                waiting[identifiers[0]] = client
+                waiting[identifiers[0]] = self._asked[identifiers[0]] = client
             else:
                 self.reject(client, "not-sent", "Flower refused the message: the node is gone or the message too large")
         arrived: set[str] = set()
@@ -88,9 +93,15 @@ class Exchange:
         while waiting:
             messages = list(self._grid.pull_messages(list(waiting)))
             for message in messages:
-                client = waiting.pop(message.metadata.reply_to_message_id)
+                asked = message.metadata.reply_to_message_id
+                if asked not in waiting:
+                    self._note(self._asked.get(asked, "unknown"), *self._why_not_wanted(asked))
+                    continue
+                client = waiting.pop(asked)
                 if message.has_error():
                     self.reject(client, *describe_error(message.error))
+                elif message.metadata.src_node_id != self._requests[client].metadata.dst_node_id:
+                    self.reject(client, "wrong-sender", "the reply is from another node than the one that was asked")
                 else:
                     arrived.add(client)
                     yield client, message
@@ -102,6 +113,11 @@ class Exchange:
             time.sleep(min(pause, max(ends - time.monotonic(), 0.0)))
         for client in waiting.values():
             self.reject(client, "late", "no reply came before the exchange ended")
+
+    def _why_not_wanted(self, asked: str) -> tuple[str, str]:
+        if asked in self._asked:
+            return "duplicate", "the client answered the same message again; the first answer counts"
+        return "unasked", "a reply to a message of another exchange"
 
 
 def describe_error(error: Error) -> tuple[str, str]:

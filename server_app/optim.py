@@ -69,6 +69,20 @@ class HyperNetworkOptimizer:
             return self._step({key: deltas[key] for key in sorted(deltas)})
         return all([self._step({key: delta}) for key, delta in deltas.items()])
 
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """Adam's state by the name of the parameter, for those that have one; the tensors are not copied."""
+        state = self.adam.state
+        return {name: dict(state[parameter]) for name, parameter in self.hn.named_parameters() if parameter in state}
+
+    def load_state(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Go on from such a state. Raises KeyError for a name that the hypernetwork does not have."""
+        self._adopt_new_parameters()
+        parameters = dict(self.hn.named_parameters())
+        for name, values in state.items():
+            self.adam.state[parameters[name]] = {
+                key: value.to(parameters[name].device) for key, value in values.items()
+            }
+
     def _step(self, deltas: Mapping[str, Tensor]) -> bool:
         # None, never zero: Adam would move a parameter with a zero gradient by its momentum.
         self.adam.zero_grad(set_to_none=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from common.protocol import ProtocolError, Registration
 
 KEY_IN_USE = "key-in-use"
+NOWHERE = 0  # no node of Flower's has this id
 
 
 @dataclass
@@ -14,22 +15,31 @@ class Client:
 
     key: str
     num_params: int  # K
-    node_id: int
+    node_id: int  # NOWHERE: known from a checkpoint, and not yet back
     global_num_params: int = 0  # K_g, where the client deploys the global model
     group: str = ""  # opaque label of its architecture, where it gave one
 
 
 class Registry:
-    """The registered clients, found by key or by the node that they speak through."""
+    """The registered clients, found by key or by the node that they speak through.
 
-    def __init__(self) -> None:
+    `max_params` is the largest K that is admitted.
+    """
+
+    def __init__(self, max_params: int) -> None:
+        self._max_params = max_params
         self._clients: dict[str, Client] = {}
 
     def admit(self, registration: Registration, node_id: int, live_nodes: Collection[int]) -> Client:
         """Register a client, or find the known one that comes back through another node.
 
-        Raises ProtocolError when a live node already holds the key, or when a known client changes its K.
+        Raises ProtocolError for a K that is too large, when a live node already holds the key, or when a known client
+        changes its K.
         """
+        if registration.num_params > self._max_params:
+            raise ProtocolError(
+                "too-large", f"num-params is {registration.num_params:,}, above max-params ({self._max_params:,})"
+            )
         known = self._clients.get(registration.client_key)
         if known is None:
             known = Client(
@@ -52,6 +62,10 @@ class Registry:
         known.node_id = node_id
         return known
 
+    def restore(self, client: Client) -> None:
+        """Take up a client that an earlier process admitted."""
+        self._clients[client.key] = client
+
     def remove(self, key: str) -> None:
         """Forget a client that could not be served after all."""
         del self._clients[key]
@@ -67,7 +81,7 @@ class Registry:
 
     def nodes(self) -> set[int]:
         """Ids of the nodes that some client speaks through."""
-        return {client.node_id for client in self._clients.values()}
+        return {client.node_id for client in self._clients.values()} - {NOWHERE}
 
 
 def natural_order(key: str) -> tuple[int, str]:

@@ -331,7 +331,7 @@ def read_clients(path: Path) -> list[ClientRow]:
         values: dict[str, Any] = {}
         for field in fields(ClientRow):
             if field.name == "known":
-                values["known"] = row.get("known") == "true"  # folders from before there was mode adapt do not have it
+                values["known"] = row["known"] == "true"
                 continue
             text = row[field.name.replace("_", "-")]
             if field.name in ("client", "architecture"):

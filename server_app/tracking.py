@@ -26,6 +26,8 @@ from server_app.report import (
     PHASES,
     ClientRow,
     format_duration,
+    read_clients,
+    read_metrics,
     read_run,
     write_atomically,
     write_report,
@@ -65,6 +67,14 @@ class RoundRecord:
     # without a global model.
     global_losses: dict[str, tuple[float, int]] = field(default_factory=dict)
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RoundRecord:
+        """Undo `dataclasses.asdict`."""
+        record = cls(**values)
+        record.evaluations = {key: Evaluation(**value) for key, value in values["evaluations"].items()}
+        record.failures = [Failure(**value) for value in values["failures"]]
+        return record
+
 
 class RunTracker:
     """The record of one run, kept in its folder so that nothing is lost when the process dies.
@@ -77,6 +87,8 @@ class RunTracker:
         The resolved configuration, written to `config.yaml`.
     num_rounds
         Planned number of rounds, for the estimate of the time left.
+    resume_after
+        Go on in a folder that holds a run already: keep its lines up to this round, drop those after it.
     clock
         Seconds that never go backwards.
 
@@ -92,6 +104,7 @@ class RunTracker:
         config: Mapping[str, object],
         *,
         num_rounds: int,
+        resume_after: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make the folder and write `config.yaml`."""
@@ -103,12 +116,18 @@ class RunTracker:
         self._round_seconds: deque[float] = deque(maxlen=_RECENT_ROUNDS)
         self._next_drawing = -math.inf
         self._metrics = run_dir / "metrics.jsonl"
-        if self._metrics.exists():
-            raise UserError(f"{run_dir} already holds a run: choose another `run-name`.")
+        if self._metrics.exists() and resume_after is None:
+            raise UserError(f"{run_dir} already holds a run: choose another `run-name`, or go on with resume=latest.")
         run_dir.mkdir(parents=True, exist_ok=True)
         write_atomically(run_dir / "config.yaml", yaml.safe_dump(self._config, sort_keys=False).encode())
-        self._events = SummaryWriter(str(run_dir / "tensorboard"))
-        self._started = clock()
+        self._earlier: list[dict[str, Any]] = []  # lines of the run that this one goes on with
+        self._earlier_rows: dict[str, ClientRow] = {}
+        if resume_after is not None:
+            self._take_up(resume_after)
+        self._events = SummaryWriter(
+            str(run_dir / "tensorboard"), purge_step=None if resume_after is None else resume_after + 1
+        )
+        self._started = clock() - (self._earlier[-1]["wall-seconds"] if self._earlier else 0.0)
         self._last_logged: float | None = None
 
     def add_client(self, key: str, num_params: int, chunks: int, architecture: str, known: bool = False) -> None:
@@ -117,7 +136,12 @@ class RunTracker:
         `architecture` is the label under which the plots group clients; `known` says that the client is in the
         checkpoint that an adapt run started from (paper, section 4.4).
         """
-        self._rows[key] = ClientRow(key, architecture, num_params, chunks, known=known)
+        row = self._rows[key] = ClientRow(key, architecture, num_params, chunks, known=known)
+        if key in self._earlier_rows:
+            row.train_samples = self._earlier_rows[key].train_samples
+            row.test_samples = self._earlier_rows[key].test_samples
+        for line in self._earlier:
+            _count(row, line)
 
     def set_class_counts(self, counts: Mapping[str, Sequence[int]], class_names: Sequence[str]) -> None:
         """Write `partition.json`: how many samples of each class each client holds. Only a simulation knows this."""
@@ -139,7 +163,8 @@ class RunTracker:
             self._rows[key].train_samples = samples
         for key, evaluation in record.evaluations.items():
             self._rows[key].test_samples = evaluation.total
-        self._count(line)
+        for row in self._rows.values():
+            _count(row, line)
         # The table first: a folder with a line of metrics then always has the clients that the line speaks of.
         self._write_clients()
         # A buffer that takes the whole line makes it one write, so that a reader does not see half of it.
@@ -197,19 +222,17 @@ class RunTracker:
     def _known(self) -> set[str]:
         return {row.client for row in self._rows.values() if row.known}
 
-    def _count(self, line: dict[str, Any]) -> None:
-        """Bring the clients' rows up to date with a line of `metrics.jsonl`."""
-        for key in line["client-train-loss"]:
-            self._rows[key].rounds_trained += 1
-        for failure in line["failure-list"]:
-            # A client may fail before it is admitted; it then has no row.
-            if failure["client"] in self._rows:
-                self._rows[failure["client"]].failures += 1
-        for key, accuracy in line["client-accuracy"].items():
-            row = self._rows[key]
-            row.last_accuracy = accuracy
-            if row.best_accuracy is None or accuracy > row.best_accuracy:
-                row.best_accuracy, row.best_round = accuracy, line["round"]
+    def _take_up(self, last_round: int) -> None:
+        """Read what is there, and drop the lines of rounds that are run again."""
+        if not self._metrics.exists():
+            return
+        whole, newline, _ = self._metrics.read_bytes().rpartition(b"\n")  # what a crash cut short is not a line
+        write_atomically(self._metrics, whole + newline)
+        self._earlier = [line for line in read_metrics(self._metrics) if line["round"] <= last_round]
+        self._earlier_rows = {row.client: row for row in read_clients(self.run_dir / "clients.csv")}
+        lines = [json.dumps(line, allow_nan=False).encode() + b"\n" for line in self._earlier]
+        write_atomically(self._metrics, b"".join(lines))
+        (self.run_dir / "summary.json").unlink(missing_ok=True)
 
     def _write_clients(self) -> None:
         buffer = io.StringIO(newline="")
@@ -251,6 +274,17 @@ class RunTracker:
         else:
             ended = self._clock()
             self._next_drawing = ended + _DRAWING_PAUSE * (ended - started)
+
+
+def _count(row: ClientRow, line: dict[str, Any]) -> None:
+    """Bring a client's row up to date with a line of `metrics.jsonl`."""
+    row.rounds_trained += row.client in line["client-train-loss"]
+    row.failures += sum(failure["client"] == row.client for failure in line["failure-list"])
+    accuracy = line["client-accuracy"].get(row.client)
+    if accuracy is not None:
+        row.last_accuracy = accuracy
+        if row.best_accuracy is None or accuracy > row.best_accuracy:
+            row.best_accuracy, row.best_round = accuracy, line["round"]
 
 
 def round_metrics(record: RoundRecord, known: Collection[str] = ()) -> dict[str, Any]:

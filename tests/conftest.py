@@ -14,6 +14,14 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _no_exit_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower keeps what is to be called at the end of the process, and a strategy with it: here there are hundreds."""
+    from server_app.strategies import base
+
+    monkeypatch.setattr(base, "add_exit_handler", lambda handler: None)
+
+
 @pytest.fixture(scope="session")
 def tiny_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An .npz of 160 noisy colour images of 8 x 8, 40 of each of four classes."""

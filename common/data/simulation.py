@@ -1,8 +1,9 @@
 """The data set of a simulation, divided among its clients; server and clients derive the same division from the config."""
 
-from common.config import Config, project_dir
+from common.config import SITES, Config, project_dir
 from common.data.datasets import Dataset, open_dataset
 from common.data.partition import ClientIndices, partition, smallest_client_rule
+from common.errors import UserError
 
 
 def divide(config: Config, num_partitions: int) -> tuple[Dataset, list[ClientIndices]]:
@@ -10,6 +11,11 @@ def divide(config: Config, num_partitions: int) -> tuple[Dataset, list[ClientInd
 
     Raises UserError for data that is missing or cannot be divided so.
     """
+    if config.dataset == SITES:
+        raise UserError(
+            "dataset is 'sites', so each site brings its own model and data (mh-pfedhn site run), and nothing can be "
+            "simulated: name the server with --superlink, or choose a data set."
+        )
     dataset = open_dataset(
         config.dataset,
         config.data_path,

@@ -4,6 +4,7 @@ A method says which vectors a client gets, which come back, and what they change
 `fedavg.py`. Registration, cohorts, evaluation, failures and tracking are the same for all and live here.
 """
 
+import dataclasses
 import random
 import time
 from abc import abstractmethod
@@ -13,10 +14,12 @@ from dataclasses import dataclass
 from functools import partial
 from logging import INFO, WARNING
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
+from flwr.supercore.exit import add_exit_handler
 from torch import Tensor
 
 from common import protocol
@@ -24,15 +27,17 @@ from common.config import Config
 from common.errors import UserError
 from common.evaluation import Evaluation
 from common.protocol import Instructions, ProtocolError
-from server_app.checkpoint import Checkpoint
+from server_app import checkpoint
+from server_app.checkpoint import Checkpoint, State
 from server_app.exchange import Exchange
-from server_app.registry import KEY_IN_USE, Client, Registry, natural_order
+from server_app.registry import KEY_IN_USE, NOWHERE, Client, Registry, natural_order
 from server_app.report import PHASES
 from server_app.tracking import Failure, RoundRecord, RunTracker
 
 Vectors = Mapping[str, Tensor]
 
 _START_PATIENCE = 300.0  # seconds
+_PAUSE = 1.0  # seconds between looks for clients
 _TTL_MARGIN = 60.0  # seconds that Flower keeps a message beyond the deadline, so that it is ours that ends an exchange
 MAX_GRAD_NORM = 50.0  # of a client's gradients, as in the authors' code
 
@@ -53,7 +58,8 @@ class Run:
     config: Config
     tracker: RunTracker
     architecture_of: Callable[[Client], str]
-    checkpoint: Checkpoint | None = None  # what mode adapt starts from
+    nodes_may_come: bool = False  # a simulation has all of its nodes from the start
+    start: Checkpoint | None = None  # what mode adapt starts from, or what a resumed run goes on from
 
 
 class RoundStrategy(Strategy):
@@ -68,13 +74,22 @@ class RoundStrategy(Strategy):
         self.run = run
         self.config = run.config
         self.tracker = run.tracker
-        self.registry = Registry()
+        self.registry = Registry(run.config.max_params)
         self._refused: set[int] = set()  # nodes whose registration failed
+        self._present: set[str] = set()  # clients that were connected when last looked
         self.record = RoundRecord(0)  # of the round under way
         self._evaluations: dict[str, Evaluation] = {}
         self._exchange_under_way: Exchange | None = None
         self._tested_on_arrival = False
         self._deadline = run.config.deadline
+        self.generators = {"cohort": random.Random(run.config.seed)}  # whose states a checkpoint holds
+        self._waiting: RoundRecord | None = None  # the last complete round, whose weights are not tested yet
+        self._checkpoint_round = 0
+        self._best_accuracy = -1.0  # of the rounds that have a checkpoint
+        self._boundary: State | None = None  # the loop's state after the last complete round
+        self._is_whole = True  # whether the method's state is that of the last complete round as well
+        if run.config.mode == "train" and run.start:
+            self._go_on_from(run.start)
 
     # What a method defines ------------------------------------------------------------------------------------------
 
@@ -111,8 +126,12 @@ class RoundStrategy(Strategy):
         """What one client is told, where that differs from the rest."""
         return instructions
 
-    def save_checkpoint(self, server_round: int) -> None:
-        """Keep what was learned so far."""
+    def state(self) -> State:
+        """What the method has learned, for a checkpoint; tensors on any device, not copied."""
+        return {}
+
+    def load_state(self, state: State) -> None:
+        """Go on from such a state. Raises KeyError, TypeError, ValueError or RuntimeError for one that is none."""
 
     @property
     def global_model(self) -> str:
@@ -149,14 +168,14 @@ class RoundStrategy(Strategy):
         self.summary()
         self._deadline = timeout
         result = Result()
-        generator = random.Random(self.config.seed)
-        waiting: RoundRecord | None = None  # the round whose weights are not tested yet
-        for server_round in range(1, num_rounds + 1):
+        self._draw_boundary()
+        add_exit_handler(self._save_on_exit)
+        for server_round in range(self._waiting.round + 1 if self._waiting else 1, num_rounds + 1):
+            waiting = self._waiting
             self.record = RoundRecord(server_round, seconds=dict.fromkeys(PHASES, 0.0))
             began = time.monotonic()
-            self._register_new_nodes(grid)
-            clients = self.registry.clients
-            cohort = self._cohort(generator)
+            clients = self._gather(grid)
+            cohort = self._cohort(clients)
             test = waiting is not None and self._is_due(waiting.round, num_rounds)
             on_arrival = test and self.evaluates_on_arrival
             self._evaluations = {}
@@ -165,21 +184,25 @@ class RoundStrategy(Strategy):
                 self._evaluate([client for client in clients if not on_arrival or client not in cohort], grid)
             for wave in self.waves(cohort):
                 self._train(server_round, wave, on_arrival, grid)
-            if self._wants_checkpoint(server_round, num_rounds):
-                self.save_checkpoint(server_round)
             if waiting:
                 self._publish(waiting, result)
-            waiting = self.record
-            waiting.seconds["total"] = time.monotonic() - began
+            self._waiting = self.record
+            self.record.seconds["total"] = time.monotonic() - began
+            self._is_whole = True
+            self._draw_boundary()
+            if self._wants_checkpoint(server_round, num_rounds):
+                self._save_checkpoint()
             if server_round == 1:
-                took = waiting.seconds["total"]
+                took = self.record.seconds["total"]
                 log(INFO, "Round 1 took %.1f s; the accuracy after a round is known when the next one ends.", took)
-        assert waiting is not None
+        assert self._waiting is not None
         self._evaluations = {}
+        self.record = self._waiting
         began = time.monotonic()
+        self._register_new_nodes(grid)
         self._finish(grid)
-        waiting.seconds["total"] += time.monotonic() - began
-        self._publish(waiting, result)
+        self.record.seconds["total"] += time.monotonic() - began
+        self._publish(self.record, result)
         return result
 
     def configure_train(
@@ -198,6 +221,7 @@ class RoundStrategy(Strategy):
             self._evaluations |= {key: update.evaluation for key, update in updates.items() if update.evaluation}
         if updates:
             with self.timed("update"):
+                self.begin_update()
                 self.update(updates)
         else:
             log(WARNING, "Round %d: no client brought a good update; nothing changes.", server_round)
@@ -232,6 +256,7 @@ class RoundStrategy(Strategy):
                 vectors = protocol.decode_vectors(
                     message.content, incoming(client), self.config.upload, self.config.topk_fraction
                 )
+                self._check_norms(vectors)
             except ProtocolError as error:
                 self._reject(client.key, error)
                 continue
@@ -240,6 +265,17 @@ class RoundStrategy(Strategy):
         # Sorted, so that the result does not depend on which reply came first.
         return {key: updates[key] for key in sorted(updates, key=natural_order)}
 
+    def _check_norms(self, vectors: Vectors) -> None:
+        for name, vector in vectors.items():
+            norm = float(torch.linalg.vector_norm(vector, dtype=torch.float64))
+            if norm > self.config.max_delta_norm:
+                limit = f"max-delta-norm ({self.config.max_delta_norm:g})"
+                raise ProtocolError("huge-norm", f"vector {name!r} has norm {norm:.3g}, above {limit}")
+
+    def begin_update(self) -> None:
+        """Call before what was learned changes: until the round is over, it is of no round."""
+        self._is_whole = False
+
     def summary(self) -> None:
         """Log what runs."""
         told = self.config.method, self.config.dataset, self.config.num_rounds, self.tracker.run_dir
@@ -247,15 +283,49 @@ class RoundStrategy(Strategy):
 
     # Inside ---------------------------------------------------------------------------------------------------------
 
-    def _cohort(self, generator: random.Random) -> list[Client]:
+    def _gather(self, grid: Grid) -> list[Client]:
+        """The clients that can take part in a round; waits for `min-clients` of them, at most for the deadline.
+
+        Raises UserError when too few came.
+        """
+        patience = self._deadline if self.run.nodes_may_come else 0.0
+        ends = time.monotonic() + patience
+        told = -1
+        while True:
+            self._register_new_nodes(grid)
+            clients = self.connected(grid)
+            self._tell_who_left({client.key for client in clients})
+            if len(clients) >= self.config.min_clients:
+                return clients
+            if time.monotonic() >= ends:
+                raise UserError(
+                    f"{len(clients)} clients are connected and registered after {patience:g} s, but min-clients is "
+                    f"{self.config.min_clients}; the lines above name the reason of each node that could not be."
+                )
+            if len(clients) != told:
+                told = len(clients)
+                log(INFO, "%d of at least %d clients (min-clients) are here; waiting.", told, self.config.min_clients)
+            time.sleep(_PAUSE)
+
+    def _tell_who_left(self, present: set[str]) -> None:
+        for key in sorted(self._present - present, key=natural_order):
+            log(WARNING, "Client %s is no longer connected; the rounds go on without it until it is back.", key)
+        self._present = present
+
+    def connected(self, grid: Grid) -> list[Client]:
+        """The registered clients whose nodes are there."""
+        live = set(grid.get_node_ids())
+        return [client for client in self.registry.clients if client.node_id in live]
+
+    def _cohort(self, clients: Sequence[Client]) -> list[Client]:
         """The clients that train in a round, drawn without replacement (paper, appendix C.3)."""
-        clients = [client for client in self.registry.clients if self.is_trained(client)]
+        clients = [client for client in clients if self.is_trained(client)]
         if not clients:
             raise UserError(
                 "Every client is known to the checkpoint already, so there is nobody to adapt to: in a simulation, "
                 "held-out says how many clients were kept out of training."
             )
-        cohort = generator.sample(clients, max(1, round(self.config.participation * len(clients))))
+        cohort = self.generators["cohort"].sample(clients, max(1, round(self.config.participation * len(clients))))
         return sorted(cohort, key=lambda client: natural_order(client.key))
 
     def _register_new_nodes(self, grid: Grid) -> None:
@@ -295,20 +365,9 @@ class RoundStrategy(Strategy):
                     self._fail(batch[0].key, "no-room", str(error))
                     continue
                 for client in batch:
-                    self.tracker.add_client(
-                        client.key,
-                        client.num_params,
-                        self.num_chunks(client),
-                        self.run.architecture_of(client),
-                        known=not self.is_trained(client),
-                    )
+                    self._track(client)
             joined = len(self.registry.clients) - len(known)
             log(INFO, "%d clients joined, %d in all.", joined, len(self.registry.clients))
-        if len(self.registry.clients) < self.config.min_clients:
-            raise UserError(
-                f"{len(self.registry.clients)} clients could be registered, but min-clients is "
-                f"{self.config.min_clients}; the lines above name the reason of each node that could not."
-            )
 
     def num_chunks(self, client: Client) -> int:
         """Tau of a client (paper, section 3.2); 0 for methods without chunks."""
@@ -328,7 +387,8 @@ class RoundStrategy(Strategy):
             self.exchange(requests, clients, partial(self.aggregate_evaluate, server_round), grid)
 
     def _finish(self, grid: Grid) -> None:
-        clients, server_round = self.registry.clients, self.record.round
+        # In the round after the last, so that clients load what they kept in that one.
+        clients, server_round = self.connected(grid), self.record.round + 1
         requests = self._personal_requests(protocol.FINISH, clients, server_round, evaluate=True)
         self.exchange(requests, clients, partial(self.aggregate_evaluate, server_round), grid)
 
@@ -404,7 +464,8 @@ class RoundStrategy(Strategy):
             download=config.download,
             topk_fraction=config.topk_fraction if config.upload == "topk" else protocol.NOT_TOPK,
             error_feedback=config.error_feedback,
-            previous_run=str(self.run.checkpoint.config["run-name"]) if self.run.checkpoint else "",
+            checkpoint_round=self._checkpoint_round,
+            previous_run=self._previous_run,
         )
 
     def _named(self, config: ConfigRecord) -> list[Client]:
@@ -416,8 +477,8 @@ class RoundStrategy(Strategy):
         """Each reply with the client that it is from."""
         for message in replies:
             self.record.bytes_up += protocol.payload_bytes(message.content)
-            node = message.metadata.src_node_id
-            yield next(client for client in self.registry.clients if client.node_id == node), message
+            assert self._exchange_under_way is not None
+            yield self.registry.client(self._exchange_under_way.client_of(message)), message
 
     def _reject(self, client: str, error: ProtocolError) -> None:
         assert self._exchange_under_way is not None
@@ -429,6 +490,72 @@ class RoundStrategy(Strategy):
 
     def _is_due(self, server_round: int, num_rounds: int) -> bool:
         return server_round % self.config.evaluate_every == 0 or server_round == num_rounds
+
+    @property
+    def _previous_run(self) -> str:
+        """The run whose clients' state this one takes over, if it is not this one."""
+        name = str(self.run.start.config["run-name"]) if self.run.start else ""
+        return "" if name == self.config.run_name else name
+
+    def _go_on_from(self, start: Checkpoint) -> None:
+        """Take up the state of a run that was stopped. Raises UserError for a checkpoint that does not fit."""
+        try:
+            for name, (version, numbers, gauss) in start.loop["generators"].items():
+                self.generators.setdefault(name, random.Random()).setstate((version, tuple(numbers), gauss))
+            for key, num_params, global_num_params, group in start.loop["clients"]:
+                self.registry.restore(Client(key, num_params, NOWHERE, global_num_params, group))
+            self._waiting = RoundRecord.from_dict(start.loop["waiting"])
+            self._best_accuracy = start.loop["best-accuracy"]
+            self.load_state(start.method)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise UserError(f"The checkpoint {start.path} does not fit this run: {error}.") from error
+        self._checkpoint_round = start.server_round
+        for client in self.registry.clients:
+            self._track(client)
+        log(INFO, "Going on after round %d, from %s.", start.server_round, start.path)
+
+    def _draw_boundary(self) -> None:
+        """Note the state of the loop between two rounds: a checkpoint holds this, whenever it is written."""
+        if self._waiting:
+            self._boundary = {
+                "generators": {name: list(generator.getstate()) for name, generator in self.generators.items()},
+                "clients": [
+                    [client.key, client.num_params, client.global_num_params, client.group]
+                    for client in self.registry.clients
+                ],
+                "waiting": dataclasses.asdict(self._waiting),
+                "best-accuracy": self._best_accuracy,
+            }
+
+    def _save_checkpoint(self) -> None:
+        """Write the state after the last complete round; a run outlives a full disk."""
+        assert self._waiting is not None
+        assert self._boundary is not None
+        server_round = self._waiting.round
+        try:
+            path = checkpoint.save(
+                self.tracker.run_dir, server_round, self.config.to_dict(), self._boundary, self.state()
+            )
+        except OSError as error:
+            log(WARNING, "Round %d: no checkpoint could be written: %s", server_round, error)
+        else:
+            self._checkpoint_round = server_round
+            log(INFO, "Checkpoint: %s", path)
+
+    def _save_on_exit(self) -> None:
+        """On SIGTERM: nothing is lost that was complete."""
+        wanted = self.config.checkpoint_every > 0 and self._is_whole
+        if wanted and self._waiting and self._waiting.round > self._checkpoint_round:
+            self._save_checkpoint()
+
+    def _track(self, client: Client) -> None:
+        self.tracker.add_client(
+            client.key,
+            client.num_params,
+            self.num_chunks(client),
+            self.run.architecture_of(client),
+            known=not self.is_trained(client),
+        )
 
     def _wants_checkpoint(self, server_round: int, num_rounds: int) -> bool:
         every = self.config.checkpoint_every
@@ -447,6 +574,9 @@ class RoundStrategy(Strategy):
         total = sum(test.total for test in tested)
         if total:
             correct = sum(test.correct for test in tested)
+            if correct / total > self._best_accuracy and record.round == self._checkpoint_round:
+                self._best_accuracy = correct / total
+                checkpoint.mark_best(self.tracker.run_dir, record.round)
             result.evaluate_metrics_clientapp[record.round] = MetricRecord({"accuracy": correct / total})
 
     @contextmanager

@@ -37,10 +37,10 @@ class GlobalModelStrategy(HyperNetStrategy):
         super().__init__(run)
         self._teacher_rounds: dict[str, int] = {}  # client -> the round whose w_g it was sent and kept
         self._unanswered: set[str] = set()  # clients of the last cohort that brought no good update
-        if run.checkpoint and GLOBAL_KEY not in self._known:
+        if run.start and not self._has_global_model() and not self.is_global_model_trained:
             raise UserError(
-                f"{run.checkpoint.path} has no global model: it is of a run with method "
-                f"{run.checkpoint.config.get('method')!r}; adapt it with that method."
+                f"{run.start.path} has no global model: it is of a run with method "
+                f"{run.start.config.get('method')!r}; adapt it with that method."
             )
 
     @property
@@ -100,7 +100,7 @@ class GlobalModelStrategy(HyperNetStrategy):
     @property
     def is_global_model_trained(self) -> bool:
         """Not in mode adapt, where all that was trained before is frozen."""
-        return self.run.checkpoint is None
+        return self.config.mode == "train"
 
     def instruct(self, client: Client, instructions: Instructions) -> Instructions:
         """Have a client distil, if it has a teacher: this round's w_g, or in mode adapt the one that never changes."""
@@ -126,6 +126,7 @@ class GlobalModelStrategy(HyperNetStrategy):
         if learns and updates:
             delta = mean_delta([(update.vectors[DELTA], update.num_examples) for update in updates.values()])
             with self.timed("update"):
+                self.begin_update()
                 if not self.optimizer.apply({GLOBAL_KEY: delta}):
                     log(WARNING, "The global step's gradient overflowed: the step was left out.")
         elif learns:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from common.protocol import DELTA, THETA
+from server_app.checkpoint import State
 from server_app.optim import mean_delta
 from server_app.registry import Client
 from server_app.strategies.base import RoundStrategy, Run, Update, Vectors
@@ -20,8 +21,8 @@ class FedAvgStrategy(RoundStrategy):
     """Holds one vector w for each K; down goes w, up comes w - w_i."""
 
     def __init__(self, run: Run) -> None:
-        super().__init__(run)
         self.averages: dict[int, Tensor] = {}  # K -> w [K] float32
+        super().__init__(run)
 
     @property
     def anchor(self) -> bool:
@@ -32,6 +33,14 @@ class FedAvgStrategy(RoundStrategy):
         """Start the vector of a new K at zero, which is the seeded initialisation itself."""
         for client in clients:
             self.averages.setdefault(client.num_params, torch.zeros(client.num_params))
+
+    def state(self) -> State:
+        """The vector of each K."""
+        return {"averages": dict(self.averages)}
+
+    def load_state(self, state: State) -> None:
+        """Take up such vectors."""
+        self.averages = dict(state["averages"])
 
     def outgoing(self, clients: Sequence[Client]) -> dict[str, Vectors]:
         """The average of the client's group."""

@@ -11,7 +11,7 @@ from common.config import AUTO
 from common.device import free_memory, resolve_device
 from common.errors import UserError
 from common.protocol import DELTA, THETA
-from server_app import checkpoint
+from server_app.checkpoint import Checkpoint, State
 from server_app.hypernetwork import HyperNetwork, Member, choose_chunk_size
 from server_app.optim import HyperNetworkOptimizer
 from server_app.registry import Client
@@ -34,17 +34,27 @@ class HyperNetStrategy(RoundStrategy):
     optimizer: HyperNetworkOptimizer
 
     def __init__(self, run: Run) -> None:
-        super().__init__(run)
         self._device = resolve_device(run.config.device)
-        self._order = random.Random(run.config.seed)
-        self._known: frozenset[str] = frozenset()  # clients of the checkpoint
-        if run.checkpoint:
-            self.hn = run.checkpoint.hn.to(self._device)
-            self.hn.freeze()
-            self._known = frozenset(self.hn.members)
-            self._make_optimizer()
-            told = run.checkpoint.path, run.checkpoint.server_round, len(self._known)
-            log(INFO, "Starting from %s: round %d, %d embeddings, all frozen.", *told)
+        self._known: frozenset[str] = frozenset()  # clients of the checkpoint that mode adapt starts from
+        super().__init__(run)
+        self.generators.setdefault("order", random.Random(run.config.seed))
+        if run.config.mode == "adapt" and run.start:
+            self._freeze(run.start)
+
+    def _freeze(self, start: Checkpoint) -> None:
+        try:
+            self.load_state(start.method)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"The checkpoint {start.path} does not hold a hypernetwork: {error}.") from error
+        self.hn.freeze()
+        self._known = frozenset(self.hn.members)
+        log(
+            INFO,
+            "Starting from %s: round %d, %d embeddings, all frozen.",
+            start.path,
+            start.server_round,
+            len(self._known),
+        )
 
     def admit(self, clients: Sequence[Client]) -> None:
         """Add the clients' embeddings, and the heads of those who are the first to need them."""
@@ -109,14 +119,25 @@ class HyperNetStrategy(RoundStrategy):
         """Clients of the checkpoint are only tested: nothing that they have learns any more."""
         return client.key not in self._known
 
-    def save_checkpoint(self, server_round: int) -> None:
-        """Write the hypernetwork; a run outlives a full disk."""
-        try:
-            path = checkpoint.save(self.tracker.run_dir, server_round, self.config.to_dict(), self.hn)
-        except OSError as error:
-            log(WARNING, "Round %d: no checkpoint could be written: %s", server_round, error)
-        else:
-            log(INFO, "Checkpoint: %s", path)
+    def state(self) -> State:
+        """Trunk, heads, embeddings, Adam's moments by parameter name, and what is known about each client."""
+        return {
+            "settings": self.hn.settings,
+            "members": [[key, *member] for key, member in self.hn.members.items()],
+            "network": dict(self.hn.state_dict()),
+            "adam": self.optimizer.state(),
+        }
+
+    def load_state(self, state: State) -> None:
+        """Build the network of a checkpoint, on the device."""
+        self.hn = HyperNetwork(**state["settings"])
+        for key, num_params, group in state["members"]:
+            self.hn.register(key, num_params, group)
+        self.hn.load_state_dict(state["network"])
+        self.hn.to(self._device)
+        self._make_optimizer()
+        if self.config.mode == "train":
+            self.optimizer.load_state(state["adam"])
 
     def num_chunks(self, client: Client) -> int:
         """Tau = ceil(K / N)."""
@@ -141,7 +162,7 @@ class HyperNetStrategy(RoundStrategy):
         """One client at a time, in random order, for the authors' sequential schedule; else all at once."""
         if self.config.schedule != "sequential":
             return [cohort]
-        return [[client] for client in self._order.sample(cohort, len(cohort))]
+        return [[client] for client in self.generators["order"].sample(cohort, len(cohort))]
 
     @property
     def evaluates_on_arrival(self) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from in_process import InProcessGrid
+from test_checkpoint import network_of
 from test_strategies import key_of, lines_of, round_of, vector_of
 
 from client_app import site as site_module
@@ -101,7 +102,7 @@ def runs(tiny_images, tmp_path_factory):
 
 
 def network(folder) -> HyperNetwork:
-    return checkpoint.load(folder).hn
+    return network_of(checkpoint.load(folder))
 
 
 def assert_unmoved(before, after):
@@ -344,7 +345,7 @@ def test_a_checkpoint_without_a_global_model_cannot_start_gd(runs):
     ],
 )
 def test_what_changes_the_meaning_of_the_weights_must_be_as_it_was(runs, key, value, then):
-    with pytest.raises(UserError, match=f"^{key} is .*, but the checkpoint .* was trained with {then}: use the same"):
+    with pytest.raises(UserError, match=rf"^{key} is .*, but .*round-000002\.pt was trained with {then}: use the same"):
         runs.adapt(runs.train(), **{key: value})
 
 

@@ -3,18 +3,18 @@
 import pytest
 
 from common.protocol import ProtocolError, Registration
-from server_app.registry import Client, Registry, natural_order
+from server_app.registry import NOWHERE, Client, Registry, natural_order
 
 
 @pytest.fixture
 def registry():
-    registry = Registry()
+    registry = Registry(max_params=100)
     registry.admit(Registration("a", 50), node_id=7, live_nodes={7})
     return registry
 
 
 def test_clients_come_in_the_natural_order_of_their_keys_whoever_came_first():
-    registry = Registry()
+    registry = Registry(max_params=100)
     for node, key in enumerate(("10", "2", "0", "11", "1")):
         registry.admit(Registration(key, 50), node, range(5))
     assert [client.key for client in registry.clients] == ["0", "1", "2", "10", "11"]
@@ -57,11 +57,11 @@ def test_a_client_cannot_change_its_size(registry, node):
 def test_nodes_are_those_that_clients_speak_through(registry):
     registry.admit(Registration("b", 60), node_id=9, live_nodes={7, 8, 9})
     assert registry.nodes() == {7, 9}
-    assert Registry().nodes() == set()
+    assert Registry(max_params=100).nodes() == set()
 
 
 def test_what_a_client_chose_to_tell_is_kept():
-    registry = Registry()
+    registry = Registry(max_params=100)
     registry.admit(Registration("a", 50, global_num_params=40, group="x"), 1, {1, 2})
     registry.admit(Registration("b", 60), 2, {1, 2})
     assert registry.clients == [Client("a", 50, 1, 40, "x"), Client("b", 60, 2, 0, "")]
@@ -73,3 +73,30 @@ def test_a_client_that_was_removed_may_register_again_with_another_size(registry
     assert registry.nodes() == set()
     registry.admit(Registration("a", 60), node_id=7, live_nodes={7})
     assert registry.clients == [Client("a", 60, 7)]
+
+
+def test_a_client_may_be_as_large_as_the_limit_and_not_larger(registry):
+    registry.admit(Registration("b", 100), node_id=8, live_nodes={7, 8})
+    with pytest.raises(ProtocolError, match=r"num-params is 101, above max-params \(100\)") as error:
+        registry.admit(Registration("c", 101), node_id=9, live_nodes={7, 8, 9})
+    assert error.value.reason == "too-large"
+    assert [client.key for client in registry.clients] == ["a", "b"]
+
+
+def test_a_known_client_that_grew_too_large_is_refused_and_stays_as_it_was(registry):
+    with pytest.raises(ProtocolError) as error:
+        registry.admit(Registration("a", 101), node_id=8, live_nodes={8})
+    assert error.value.reason == "too-large"
+    assert registry.clients == [Client("a", 50, node_id=7)]
+
+
+def test_a_restored_client_has_no_node_until_it_comes_back_as_what_it_was(registry):
+    registry.restore(Client("b", 60, NOWHERE, 40, "x"))
+    assert registry.nodes() == {7}
+    with pytest.raises(ProtocolError) as error:
+        registry.admit(Registration("b", 61), node_id=8, live_nodes={7, 8})
+    assert error.value.reason == "changed-size"
+    known = registry.client("b")
+    assert registry.admit(Registration("b", 60), node_id=8, live_nodes={7, 8}) is known
+    assert known == Client("b", 60, 8, 40, "x")
+    assert registry.nodes() == {7, 8}

@@ -115,10 +115,12 @@ def play(run_config, answer=honest, hold=None, **overrides) -> Played:
     return start(load_config(run_config), InProcessGrid(answer, NUM_CLIENTS, run_config, hold))
 
 
-def strategy_for(config, checkpoint=None) -> RoundStrategy:
+def strategy_for(config, nodes_may_come=False) -> RoundStrategy:
     folder = config.results_path / config.run_name
     tracker = tracking.RunTracker(folder, config.to_dict(), num_rounds=config.num_rounds)
-    return STRATEGIES[config.method](Run(config, tracker, lambda client: f"K = {client.num_params}", checkpoint))
+    return STRATEGIES[config.method](
+        Run(config, tracker, lambda client: f"K = {client.num_params}", nodes_may_come=nodes_may_come)
+    )
 
 
 def start(config, grid, strategy=None) -> Played:
@@ -282,7 +284,7 @@ def test_too_few_clients_end_the_run_with_what_to_do(small):
         raise RuntimeError("no data")
 
     special = {(key, protocol.REGISTER): breaks for key in "123"}
-    with pytest.raises(UserError, match="1 clients could be registered, but min-clients is 2"):
+    with pytest.raises(UserError, match="1 clients are connected and registered after 0 s, but min-clients is 2"):
         play(small, Scripted(special))
 
 
@@ -298,10 +300,11 @@ class ChangingGrid(InProcessGrid):
 
     def __init__(self, answer, connected) -> None:
         super().__init__(answer, NUM_CLIENTS)
-        self.rounds = iter(connected)
+        self.rounds = list(connected)
 
-    def get_node_ids(self):  # the round loop asks once a round
-        self.connected = next(self.rounds, self.connected)
+    def get_node_ids(self):
+        begun = {round_of(each) for each in self.sent if each.metadata.message_type == protocol.PERSONAL}
+        self.connected = self.rounds[min(len(begun), len(self.rounds) - 1)]
         return super().get_node_ids()
 
 
@@ -365,16 +368,56 @@ def test_a_client_whose_old_node_seems_alive_for_a_while_is_let_in_when_that_is_
     everyone = {100, 101, 102, 103}
     played = play_restart(small, everyone - {103}, everyone, everyone - {102}, everyone - {102})
     assert played.lines[1]["failures"] == {"key-in-use": 1}
-    assert nodes_served(played, 4) == [100, 101, 103]
-    assert played.lines[3]["failures"] == {}
+    assert nodes_served(played, 2) == [100, 101, 102]  # the claim takes nothing from who holds the key
+    assert nodes_served(played, 3) == nodes_served(played, 4) == [100, 101, 103]
+    assert played.lines[2]["failures"] == played.lines[3]["failures"] == {}
 
 
-def test_a_client_whose_node_is_gone_loses_its_rounds_and_the_others_go_on(small):
+def told_who_left(caplog):
+    return [text.split()[1] for record in caplog.records if "no longer connected" in (text := record.getMessage())]
+
+
+def test_a_client_whose_node_is_gone_loses_its_rounds_and_the_others_go_on(small, caplog):
     played = play_restart(small, {100, 101, 102}, {100, 101}, {100, 101})
     for line in played.lines[1:]:
         assert line["client-train-loss"].keys() == {"0", "1"}
-        assert {each["client"] for each in line["failure-list"]} == {"2"}
-        assert {each["reason"] for each in line["failure-list"]} == {"not-sent"}
+        assert (line["clients"], line["failures"]) == (2, {})
+    assert nodes_served(played, 2) == nodes_served(played, 3) == [100, 101]
+    assert sorted(key for key, _ in played.sent(protocol.FINISH)) == ["0", "1"]
+    assert told_who_left(caplog) == ["2"]
+
+
+@pytest.mark.parametrize("schedule", ["joint", "per-client", "sequential"])
+def test_a_client_that_was_away_is_back_in_the_round_after_with_the_embedding_it_left(small, schedule, caplog):
+    everyone = {100, 101, 102, 103}
+    config = load_config(small | {"num-rounds": 6, "schedule": schedule})
+    strategy = strategy_for(config)
+    embeddings = {}  # of client 2, when a round's first message goes out
+
+    def note(message):
+        if message.metadata.message_type == protocol.PERSONAL:
+            embeddings.setdefault(round_of(message), strategy.hn.embedding("2").detach().clone())
+        return 0
+
+    away = everyone - {102}
+    grid = ChangingGrid(Scripted(), [everyone, away, away, everyone, away, everyone])
+    grid.hold = note
+    played = start(config, grid, strategy)
+    cohorts_of = [sorted(played.trained(server_round)) for server_round in range(1, 7)]
+    assert cohorts_of == [list("0123"), list("013"), list("013"), list("0123"), list("013"), list("0123")]
+    assert [line["failures"] for line in played.lines] == [{}] * 6
+    assert torch.equal(embeddings[2], embeddings[3])
+    assert torch.equal(embeddings[2], embeddings[4])
+    assert torch.equal(embeddings[5], embeddings[6])
+    assert not torch.equal(embeddings[1], embeddings[2])
+    assert not torch.equal(embeddings[4], embeddings[5])
+    assert told_who_left(caplog) == ["2", "2"]  # once each time
+    by_hand = ByHand.of(config, SIZES)
+    for server_round in range(1, 7):
+        deltas = played.deltas(server_round)
+        for wave in [{key: deltas[key]} for key in deltas] if schedule == "sequential" else [deltas]:
+            by_hand.apply(wave)
+    assert_same_network(strategy.hn, by_hand.hn)
 
 
 # Bad replies ------------------------------------------------------------------------------------------------------
@@ -480,9 +523,9 @@ def test_an_enormous_delta_does_not_destroy_the_weights_of_the_others(small, siz
     # Finite, so it passes the check of the message.
     special = {("0", protocol.PERSONAL, 1): replaced_delta(lambda delta: torch.full_like(delta, size))}
     special |= {("2", protocol.PERSONAL, 1): replaced_delta(lambda delta: torch.full_like(delta, size))}
-    played = play(small, Scripted(special))
+    played = play(small, Scripted(special), max_delta_norm=1e300)
+    assert [line["failures"] for line in played.lines] == [{}, {}, {}]
     assert all(torch.isfinite(parameter).all() for parameter in played.strategy.hn.parameters())
-    assert [line["failures"].get("client-raised", 0) for line in played.lines] == [0, 0, 0]
 
 
 def test_a_lost_final_test_is_counted_with_the_last_round(small):
@@ -570,20 +613,21 @@ def test_the_final_weights_are_handed_over_and_kept_by_every_client(run_config):
 def test_every_round_has_one_line_that_tells_of_its_weights(small):
     played = play(small, Scripted(), num_rounds=5)
     assert [line["round"] for line in played.lines] == [1, 2, 3, 4, 5]
-    # A scripted test tells the round of its request: weights of round r go out for round r + 1, the last at the end.
-    assert [line["accuracy"] for line in played.lines] == [0.02, 0.03, 0.04, 0.05, 0.05]
+    # A scripted test tells the round of its request: weights of round r go out for round r + 1, the last at the end,
+    # which is asked for in the round after the last.
+    assert [line["accuracy"] for line in played.lines] == [0.02, 0.03, 0.04, 0.05, 0.06]
     assert len(played.sent(protocol.FINISH)) == NUM_CLIENTS
     assert played.sent(protocol.EVALUATE) == []  # it costs no exchange of its own
 
 
 def test_one_round_is_a_run(small):
     (line,) = play(small, Scripted(), num_rounds=1).lines
-    assert (line["round"], line["accuracy"], line["clients"]) == (1, 0.01, 4)
+    assert (line["round"], line["accuracy"], line["clients"]) == (1, 0.02, 4)
 
 
 def test_evaluation_every_second_round_and_after_the_last(small):
     played = play(small, Scripted(), num_rounds=5, evaluate_every=2)
-    assert [line["accuracy"] for line in played.lines] == [None, 0.03, None, 0.05, 0.05]
+    assert [line["accuracy"] for line in played.lines] == [None, 0.03, None, 0.05, 0.06]
     asked = {round_of(message): message.content["instructions"]["evaluate"] for _, message in played.sent()}
     assert asked == {1: False, 2: False, 3: True, 4: False, 5: True}
 
@@ -594,10 +638,11 @@ def test_bytes_are_those_of_the_arrays_of_the_messages(small, overrides):
     played = play(small, Scripted(special), **overrides)
 
     def payload(messages, server_round):
+        rounds = {3, 4} if server_round == 3 else {server_round}  # what ends the run counts towards its last round
         return sum(
             len(array.data)
             for message in messages
-            if round_of(message) == server_round and message.has_content()
+            if round_of(message) in rounds and message.has_content()
             for record in message.content.array_records.values()
             for array in record.values()
         )

@@ -1,6 +1,7 @@
 """The files, numbers and lines that a run leaves, on cases small enough to work out by hand."""
 
 import csv
+import dataclasses
 import json
 import math
 
@@ -263,16 +264,6 @@ def test_known_clients_are_marked_in_the_table(adapting):
     assert [(row.client, row.known) for row in rows] == [("a", False), ("b", False), ("c", True)]
 
 
-def test_table_without_the_column_has_no_known_clients(tmp_path):
-    path = tmp_path / "clients.csv"
-    path.write_text(
-        "client,architecture,num-params,chunks,train-samples,test-samples,last-accuracy,best-accuracy,best-round,"
-        "rounds-trained,failures\na,lenet,1000,2,,,,,,0,0\n"
-    )
-    (row,) = read_clients(path)
-    assert row.known is False
-
-
 def test_lines_of_an_adapt_run_tell_known_clients_from_new_ones(adapting):
     adapting.log_round(record(1, correct=(2, 6, 15)))
     adapting.log_round(record(2))
@@ -377,6 +368,86 @@ def test_a_second_run_does_not_append_to_the_first(tracker):
         RunTracker(tracker.run_dir, CONFIG | {"method": "fedavg"}, num_rounds=4)
     assert (tracker.run_dir / "config.yaml").read_text() == before
     assert len(lines_of(tracker)) == 1
+
+
+def resumed(tracker, after, clock):
+    other = RunTracker(tracker.run_dir, CONFIG, num_rounds=4, resume_after=after, clock=clock)
+    for key, size, tau, label in (("a", 1000, 2, "lenet"), ("b", 1000, 2, "lenet"), ("c", 2500, 5, "mlp")):
+        other.add_client(key, size, tau, label)
+    return other
+
+
+def test_a_resumed_run_keeps_the_lines_up_to_a_round_and_counts_each_once(tracker, clock):
+    tracker.log_round(record(1, correct=(8, 2, 4)))
+    clock.now += 10
+    tracker.log_round(record(2, correct=(4, 4, 18)))
+    rows = rows_of(tracker)
+    clock.now += 30
+    tracker.log_round(record(3, correct=(10, 10, 20)))
+    before = [json.dumps(line) for line in lines_of(tracker)]
+    clock.now += 1000  # nobody runs
+    other = resumed(tracker, 2, clock)
+    assert [json.dumps(line) for line in lines_of(other)] == before[:2]
+    clock.now += 5
+    other.log_round(record(3))
+    again = rows_of(other)
+    # The third round had tested all; now it tests nobody.
+    for key in "abc":
+        for name in ("last-accuracy", "best-accuracy", "best-round", "test-samples", "train-samples"):
+            assert again[key][name] == rows[key][name], (key, name)
+    assert [again[key]["rounds-trained"] for key in "abc"] == ["3", "3", "0"]
+    assert again["c"]["failures"] == "3"
+    assert [line["wall-seconds"] for line in lines_of(other)] == [0.0, 10.0, 15.0]
+
+
+def test_a_resumed_run_that_has_no_lines_yet_is_a_run_like_any_other(tmp_path, clock, drawings):
+    tracker = RunTracker(tmp_path / "small", CONFIG, num_rounds=4, resume_after=2, clock=clock)
+    tracker.add_client("a", 1000, 2, "lenet")
+    clock.now += 2
+    tracker.log_round(RoundRecord(3, {"a": Evaluation(1, 2, 0.7)}))
+    assert [(line["round"], line["wall-seconds"]) for line in lines_of(tracker)] == [(3, 2.0)]
+
+
+def test_a_line_without_its_end_is_dropped_whatever_it_says(tracker, clock):
+    tracker.log_round(record(1))
+    path = tracker.run_dir / "metrics.jsonl"
+    path.write_bytes(path.read_bytes() + path.read_bytes().rstrip(b"\n"))
+    assert len(lines_of(resumed(tracker, 1, clock))) == 1
+
+
+def test_a_finished_run_that_goes_on_has_no_summary_until_it_is_finished_again(tracker, clock):
+    tracker.log_round(record(1, correct=(8, 2, 4)))
+    tracker.finish()
+    assert (tracker.run_dir / "summary.json").exists()
+    other = resumed(tracker, 1, clock)
+    assert not (tracker.run_dir / "summary.json").exists()
+    other.log_round(record(2, correct=(10, 10, 20)))
+    other.finish()
+    assert json.loads((tracker.run_dir / "summary.json").read_text())["last-round"] == 2
+
+
+def test_tensorboard_shows_a_repeated_round_once(tracker, clock):
+    for number in (1, 2, 3):
+        tracker.log_round(record(number, correct=(number, number, number)))
+    tracker.finish()
+    other = resumed(tracker, 1, clock)
+    for number in (2, 3):
+        other.log_round(record(number, correct=(9, 9, 9)))
+    other.finish()
+    events = EventAccumulator(str(tracker.run_dir / "tensorboard"))
+    events.Reload()
+    for tag in events.Tags()["scalars"]:
+        assert [event.step for event in events.Scalars(tag)] in ([1, 2, 3], [1]), tag
+
+
+def test_a_record_comes_back_from_its_fields():
+    first = record(7, correct=(1, 2, 3), global_losses={"a": (0.5, 30)})
+    values = json.loads(json.dumps(dataclasses.asdict(first)))
+    again = RoundRecord.from_dict(values)
+    assert round_metrics(again) == round_metrics(first)
+    assert again.evaluations == first.evaluations
+    assert again.failures == first.failures
+    assert RoundRecord.from_dict(dataclasses.asdict(first)) == first
 
 
 # --- Drawing now and then ---
