@@ -1,4 +1,7 @@
-"""A site: its private model and data. Here the simulated kind, which holds one part of a public data set."""
+"""A site: its private model and data. Here the simulated kind, which holds one part of a public data set.
+
+`site_file.py` makes the other kind, of what an operator brings.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,9 +9,11 @@ from functools import cache, lru_cache
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from client_app.samples import ImageSamples, Samples
 from client_app.store import State
-from client_app.training import Samples
+from client_app.training import CountCorrect, Criterion, argmax_correct
 from common.config import MODELS, Config, split
 from common.data.datasets import Dataset
 from common.data.simulation import divide
@@ -45,7 +50,10 @@ class GeneratedModel:
         self.model = model
         self.initial_state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         self.anchor = self.parameters.read()  # theta_0 [K]: the seeded initialisation of what is generated, never sent
-        self._kept = self.initial_state.keys() - {*self.parameters.names, *frozen}
+        not_kept = {id(model.get_parameter(name)) for name in (*self.parameters.names, *frozen)}
+        # With the second names of parameters that layers share, which are in the state too.
+        aliases = {name for name, each in model.named_parameters(remove_duplicate=False) if id(each) in not_kept}
+        self._kept = self.initial_state.keys() - aliases
 
     def load(self, theta: Tensor, anchor: bool, kept: State) -> None:
         """Write theta [K], on top of theta_0 if `anchor`, beside what this client has kept."""
@@ -69,6 +77,8 @@ class Site:
     group: str = ""  # opaque label that it sends, so that clients of its architecture may share a head
     # Builds the public global model of this name for the site's data; None: the site does not deploy it.
     build_global: Callable[[str], GeneratedModel] | None = None
+    loss: Criterion = functional.cross_entropy
+    correct: CountCorrect = argmax_correct
 
     def global_model(self, name: str) -> GeneratedModel:
         """The public global model. Raises ProtocolError when the site does not deploy it or does not know it."""
@@ -130,9 +140,9 @@ def _deploys_global_model(config: Config, partition_id: int, num_parts: int) -> 
     return partition_id - first in order[: round(config.gd_fraction * count)]
 
 
-def _samples(dataset: Dataset, indices: Tensor, device: torch.device) -> Samples:
+def _samples(dataset: Dataset, indices: Tensor, device: torch.device) -> ImageSamples:
     channels = dataset.image_shape[0]
-    return Samples(
+    return ImageSamples(
         images=dataset.read_images(indices).to(device),
         labels=dataset.labels[indices].to(device),
         mean=255 * torch.tensor(dataset.mean, device=device).view(1, channels, 1, 1),

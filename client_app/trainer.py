@@ -1,14 +1,14 @@
 """The trainer: holds a site's model and data between messages and does what a message asks.
 
-In simulation it lives in the worker process and plays every client whose messages come there.
+In simulation it lives in the worker process and plays every client whose messages come there; in deployment it lives
+in a process of its own (`resident.py`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
 from flwr.app import ConfigRecordValues, Context, RecordDict
-from torch import nn
 
 from client_app.methods import METHODS, distill
 from client_app.methods.base import Task, Vectors
@@ -17,22 +17,37 @@ from client_app.store import ClientStore
 from client_app.training import all_finite, evaluate
 from common import protocol
 from common.codec import decode, encode, lossless
-from common.config import Config, load_config
+from common.config import load_config
 from common.errors import ProtocolError, UserError
+from common.evaluation import Evaluation
 from common.protocol import Instructions, Registration, TrainingResult
+
+PERSONAL_MODEL = "personal-model"  # name in the client's store
 
 
 class Trainer:
-    """One site and the requests that it answers. All methods raise ProtocolError for a request that is not right."""
+    """One site and the requests that it answers. All methods raise ProtocolError for a request that is not right.
 
-    def __init__(self, site: Site, config: Config) -> None:
-        self._site = site
-        self._config = config
+    Parameters
+    ----------
+    site_of: the site in a run of this seed, called for every request; without a seed, when only sizes matter.
+    folder_of: where the site keeps its files of the run of this name.
+    """
+
+    def __init__(self, site_of: Callable[[int | None], Site], folder_of: Callable[[str], Path]) -> None:
+        self._site_of = site_of
+        self._folder_of = folder_of
+
+    def answer(self, message_type: str, content: RecordDict) -> RecordDict:
+        """Answer a message of one of the protocol's types."""
+        if message_type not in _ANSWERS:
+            raise ProtocolError("malformed", f"message type is {message_type!r}, but must be one of {list(_ANSWERS)}")
+        return _ANSWERS[message_type](self, content)
 
     def register(self, content: RecordDict) -> RecordDict:
         """Answer with K and the client key, all that the server learns about this site."""
         global_model = protocol.decode_greeting(content)
-        site = self._site
+        site = self._site_of(None)
         global_num_params = 0
         if global_model and site.build_global:
             global_num_params = site.global_model(global_model).parameters.size
@@ -46,40 +61,38 @@ class Trainer:
         if instructions.local_epochs == 0:
             raise ProtocolError("malformed", "local-epochs is 0, but must be at least 1 in a personal exchange")
         method = METHODS[instructions.method]
-        task = self._task(content, instructions, method.incoming(self._site))
+        site = self._site_of(instructions.seed)
+        task = self._task(site, content, instructions, method.incoming(site))
         method.load(task)
-        evaluation = evaluate(self._model, self._site.test) if instructions.evaluate else None
+        evaluation = _test(site) if instructions.evaluate else None
         loss, vectors = method.train(task)
-        return self._training_result(task, TrainingResult(len(self._site.train), loss, evaluation), vectors, "personal")
+        return _training_result(task, TrainingResult(len(site.train), loss, evaluation), vectors, "personal")
 
     def train_global(self, content: RecordDict) -> RecordDict:
         """Train the global model of MH-pFedHNG and MH-pFedHNGD, and answer with counts, loss and its delta."""
         instructions = self._instructions(content)
         if METHODS[instructions.method] is not distill:
             raise ProtocolError("malformed", f"method {instructions.method!r} has no global exchange")
-        task = self._task(content, instructions, distill.incoming_global(self._site, instructions.global_model))
+        site = self._site_of(instructions.seed)
+        task = self._task(site, content, instructions, distill.incoming_global(site, instructions.global_model))
         loss, vectors = distill.train_global(task)
-        return self._training_result(task, TrainingResult(len(self._site.train), loss, None), vectors, "global")
+        return _training_result(task, TrainingResult(len(site.train), loss, None), vectors, "global")
 
     def evaluate(self, content: RecordDict) -> RecordDict:
         """Load what came and answer with the result of testing it."""
-        self._load_personal(content)
-        return protocol.encode_evaluation(evaluate(self._model, self._site.test))
+        return protocol.encode_evaluation(_test(self._load_personal(content).site))
 
     def finish(self, content: RecordDict) -> RecordDict:
         """Keep the final personal model as a state_dict in the site's store, and answer with its test."""
         task = self._load_personal(content)
-        task.store.save("personal-model", dict(self._model.state_dict()))
-        return protocol.encode_evaluation(evaluate(self._model, self._site.test))
-
-    @property
-    def _model(self) -> nn.Module:
-        return self._site.personal.model
+        task.store.export(PERSONAL_MODEL, dict(task.site.personal.model.state_dict()))
+        return protocol.encode_evaluation(_test(task.site))
 
     def _load_personal(self, content: RecordDict) -> Task:
         instructions = self._instructions(content)
         method = METHODS[instructions.method]
-        task = self._task(content, instructions, method.incoming(self._site))
+        site = self._site_of(instructions.seed)
+        task = self._task(site, content, instructions, method.incoming(site))
         method.load(task)
         return task
 
@@ -90,26 +103,39 @@ class Trainer:
             raise ProtocolError("malformed", f"method is {instructions.method!r}, but this client knows {known}")
         return instructions
 
-    def _task(self, content: RecordDict, instructions: Instructions, incoming: Mapping[str, int]) -> Task:
+    def _task(self, site: Site, content: RecordDict, instructions: Instructions, incoming: Mapping[str, int]) -> Task:
         vectors = protocol.decode_vectors(content, incoming, instructions.download)
-        previous = self._folder(instructions.previous_run) if instructions.previous_run else None
-        store = ClientStore(self._folder(instructions.run_name), previous)
-        return Task(self._site, store, instructions, vectors)
+        previous = self._folder_of(instructions.previous_run) if instructions.previous_run else None
+        folder = self._folder_of(instructions.run_name)
+        store = ClientStore(folder, instructions.server_round, instructions.checkpoint_round, previous)
+        return Task(site, store, instructions, vectors)
 
-    def _folder(self, run_name: str) -> Path:
-        return self._config.results_path / run_name / "clients" / self._site.key
 
-    def _training_result(self, task: Task, result: TrainingResult, vectors: Vectors, exchange: str) -> RecordDict:
-        """The reply in the wire form that the server asked for, and with what earlier ones had to leave out."""
-        told = task.instructions
-        if told.error_feedback and not lossless(told.upload) and all_finite(vectors.values()):
-            kept_as = f"{exchange}-residual"
-            residual = task.store.load(kept_as)
-            vectors = {name: vector.cpu() + residual.get(name, 0.0) for name, vector in vectors.items()}
-            form = told.upload, told.topk_fraction
-            arriving = {name: decode(encode(vector, *form), *form, len(vector)) for name, vector in vectors.items()}
-            task.store.save(kept_as, {name: vector - arriving[name] for name, vector in vectors.items()})
-        return protocol.encode_training_result(result, vectors, told.upload, told.topk_fraction)
+_ANSWERS: dict[str, Callable[[Trainer, RecordDict], RecordDict]] = {
+    protocol.REGISTER: Trainer.register,
+    protocol.PERSONAL: Trainer.train,
+    protocol.GLOBAL: Trainer.train_global,
+    protocol.FINISH: Trainer.finish,
+    protocol.EVALUATE: Trainer.evaluate,
+}
+
+
+def _test(site: Site) -> Evaluation:
+    """Test the personal model as it is."""
+    return evaluate(site.personal.model, site.test, site.loss, site.correct)
+
+
+def _training_result(task: Task, result: TrainingResult, vectors: Vectors, exchange: str) -> RecordDict:
+    """The reply in the wire form that the server asked for, and with what earlier ones had to leave out."""
+    told = task.instructions
+    if told.error_feedback and not lossless(told.upload) and all_finite(vectors.values()):
+        kept_as = f"{exchange}-residual"
+        residual = task.store.load(kept_as)
+        vectors = {name: vector.cpu() + residual.get(name, 0.0) for name, vector in vectors.items()}
+        form = told.upload, told.topk_fraction
+        arriving = {name: decode(encode(vector, *form), *form, len(vector)) for name, vector in vectors.items()}
+        task.store.save(kept_as, {name: vector - arriving[name] for name, vector in vectors.items()})
+    return protocol.encode_training_result(result, vectors, told.upload, told.topk_fraction)
 
 
 def trainer_for(context: Context) -> Trainer:
@@ -118,7 +144,8 @@ def trainer_for(context: Context) -> Trainer:
     if "partition-id" not in node or "num-partitions" not in node:
         raise UserError(
             "This SuperNode does not say which client it plays: start it with "
-            "--node-config 'partition-id=0 num-partitions=10', numbers starting at 0."
+            "--node-config 'partition-id=0 num-partitions=10', numbers starting at 0, or with trainer-socket and "
+            "trainer-secret of a site's own trainer."
         )
     partition_id, num_partitions = int(node["partition-id"]), int(node["num-partitions"])
     if not 0 <= partition_id < num_partitions:
@@ -131,4 +158,5 @@ def trainer_for(context: Context) -> Trainer:
 @cache
 def _trainer(run_config: tuple[tuple[str, ConfigRecordValues], ...], partition_id: int, num_partitions: int) -> Trainer:
     config = load_config(dict(run_config), origin="the run config")
-    return Trainer(simulated_site(config, partition_id, num_partitions), config)
+    site = simulated_site(config, partition_id, num_partitions)
+    return Trainer(lambda seed: site, lambda run_name: config.results_path / run_name / "clients" / site.key)

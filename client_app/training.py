@@ -1,39 +1,23 @@
-"""A client's local work (paper, Algorithm 1, ClientUpdate): SGD on its own samples, and the test of a model.
+"""A client's local work (paper, Algorithm 1, ClientUpdate): SGD on its own samples, and the test of a model."""
 
-Images stay on the device as uint8 and are normalised there, a batch at a time.
-"""
-
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from client_app.randomness import seeded
+from client_app.samples import Inputs, Samples
 from common.evaluation import Evaluation
 
 _TEST_BATCH = 256
 
-# From logits [b, classes], labels [b] and the samples' indices [b] to the mean loss of a batch.
+# From outputs [b, ...] and targets [b, ...] to the mean loss of a batch, and to the number of correct answers.
+Criterion = Callable[[Tensor, Tensor], Tensor]
+CountCorrect = Callable[[Tensor, Tensor], Tensor | int]
+# The same with the samples' indices [b] as a third argument, for what is known of each sample.
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class Samples:
-    """Images and labels of one split, on the device, with the statistics that normalise them."""
-
-    images: Tensor  # [n, C, H, W] uint8
-    labels: Tensor  # [n] int64
-    mean: Tensor  # [1, C, 1, 1] float32, of values 0 to 255
-    std: Tensor  # [1, C, 1, 1] float32
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised images [b, C, H, W] float32 and labels [b] of these samples."""
-        images = (self.images[indices].float() - self.mean) / self.std
-        return images.contiguous(memory_format=torch.channels_last), self.labels[indices]
 
 
 @dataclass(frozen=True)
@@ -53,6 +37,22 @@ def cross_entropy(logits: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
     return functional.cross_entropy(logits, labels)
 
 
+def argmax_correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many of the logits [n, classes] are largest at their label [n]."""
+    return (logits.argmax(dim=1) == labels).sum()
+
+
+def forward(model: nn.Module, inputs: Inputs) -> Tensor:
+    """What the model makes of a batch: a tensor as it is, several as its arguments, by position or by name."""
+    if isinstance(inputs, Mapping):
+        outputs = model(**inputs)
+    elif isinstance(inputs, tuple | list):
+        outputs = model(*inputs)
+    else:
+        outputs = model(inputs)
+    return outputs  # type: ignore[no-any-return]
+
+
 def train(
     model: nn.Module,
     samples: Samples,
@@ -62,11 +62,10 @@ def train(
 ) -> float:
     """Train in place; return the mean loss over all samples and epochs.
 
-    `generator` draws the order of the samples, and its seed what dropout leaves out.
+    `generator` draws the order of the samples; its seed is also that of what model and data draw from the global
+    generators, such as dropout and augmentation.
     """
-    device = samples.labels.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(generator.initial_seed())
+    with seeded(generator.initial_seed(), samples.device):
         return _train(model, samples, settings, generator, loss_of)
 
 
@@ -78,39 +77,50 @@ def _train(
     optimizer = torch.optim.SGD(
         parameters, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay, fused=True
     )
-    total = torch.zeros((), device=samples.labels.device)
+    total = torch.zeros((), device=samples.device)
     for _ in range(settings.epochs):
         for batch in _shuffled_batches(len(samples), settings.batch_size, generator):
-            indices = batch.to(samples.labels.device)
-            images, labels = samples.batch(indices)
-            loss = loss_of(model(images), labels, indices)
+            indices = batch.to(samples.device)
+            inputs, targets = samples.batch(indices)
+            loss = loss_of(forward(model, inputs), targets, indices)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
             optimizer.step()
-            total += loss.detach() * len(labels)
+            total += loss.detach() * len(indices)
     return float(total) / (settings.epochs * len(samples))
 
 
 def predict(model: nn.Module, samples: Samples) -> Tensor:
-    """Logits of all samples, in evaluation mode. Shape [n, classes]."""
-    model.eval()
-    with torch.no_grad():
-        every = torch.arange(len(samples), device=samples.labels.device)
-        return torch.cat([model(samples.batch(indices)[0]) for indices in every.split(_TEST_BATCH)])
+    """Outputs for all samples, in evaluation mode. Shape [n, classes] for a classifier."""
+    return _outputs_and_targets(model, samples)[0]
 
 
-def evaluate(model: nn.Module, samples: Samples) -> Evaluation:
+def evaluate(
+    model: nn.Module,
+    samples: Samples,
+    loss: Criterion = functional.cross_entropy,
+    correct: CountCorrect = argmax_correct,
+) -> Evaluation:
     """Test a model on all samples."""
-    logits = predict(model, samples)
-    correct = (logits.argmax(dim=1) == samples.labels).sum()
-    loss = functional.cross_entropy(logits, samples.labels)
-    return Evaluation(int(correct), len(samples), float(loss))
+    outputs, targets = _outputs_and_targets(model, samples)
+    return Evaluation(int(correct(outputs, targets)), len(samples), float(loss(outputs, targets)))
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether no tensor holds NaN or infinity."""
     return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+
+
+def _outputs_and_targets(model: nn.Module, samples: Samples) -> tuple[Tensor, Tensor]:
+    model.eval()
+    outputs, targets = [], []
+    with torch.no_grad():
+        for indices in torch.arange(len(samples), device=samples.device).split(_TEST_BATCH):
+            inputs, targets_of_batch = samples.batch(indices)
+            outputs.append(forward(model, inputs))
+            targets.append(targets_of_batch)
+    return torch.cat(outputs), torch.cat(targets)
 
 
 def _shuffled_batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -1,6 +1,7 @@
-"""The console script `mh-pfedhn`: `run`, `report`, `profiles`.
+"""The console script `mh-pfedhn`: `run`, `report`, `profiles`, and the operator's `certs`, `server`, `site`.
 
-`run` drives Flower's own commands and adds what they lack: checks before the start and an honest exit status.
+`run` drives Flower's own commands and adds what they lack: checks before the start and an honest exit status. Nothing
+else in this package reaches up to `server_app` and `client_app`.
 """
 
 import argparse
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     report.set_defaults(handle=_report)
     commands.add_parser("profiles", help="list profiles and keys").set_defaults(handle=_profiles)
+    _add_operator_commands(commands)
     options = parser.parse_args(arguments)
     try:
         status: int = options.handle(options)
@@ -69,7 +71,9 @@ def _run(options: argparse.Namespace) -> int:
     overrides = parse_overrides([item for group in options.overrides for item in group])
     if options.profile:
         overrides["profile"] = options.profile
-    config = load_config(overrides).named()
+    config = load_config(overrides)
+    if not config.resume or config.mode == "adapt":
+        config = config.named()
     # A terminated script stops its run and its SuperLink as an interrupted one does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if options.superlink:
@@ -79,7 +83,7 @@ def _run(options: argparse.Namespace) -> int:
     if config.data_dir != Config.data_dir and not data_path.exists():
         # Data that come with the project would be found all the same, and the typing error would go unseen.
         raise UserError(f"data-dir is {config.data_dir!r}, but there is no {data_path}.")
-    resume = str(here / Path(config.resume).expanduser()) if config.resume else ""
+    resume = str(here / Path(config.resume).expanduser()) if config.resume not in ("", "latest") else config.resume
     config = dataclasses.replace(
         config,
         data_dir=str(data_path),
@@ -101,10 +105,13 @@ def _check_simulation(config: Config) -> None:
             f"{config.num_nodes} clients take part (num-clients less held-out), but min-clients is "
             f"{config.min_clients}: raise the one or lower the other."
         )
-    if config.resume and not config.resume_path.exists():
+    if config.resume not in ("", "latest") and not config.resume_path.exists():
         raise UserError(f"resume is {config.resume!r}, but there is no such run folder or checkpoint file.")
-    if (config.results_path / config.run_name / "metrics.jsonl").exists():
-        raise UserError(f"{config.results_path / config.run_name} holds a run already: choose another run-name.")
+    if not config.resume and (config.results_path / config.run_name / "metrics.jsonl").exists():
+        raise UserError(
+            f"{config.results_path / config.run_name} holds a run already: choose another run-name, or go on with "
+            "resume=latest."
+        )
     resolve_device(config.device)
     divide(config, config.num_clients)
     try:
@@ -233,6 +240,96 @@ def _profiles(options: argparse.Namespace) -> int:
     print("\nKeys (-c KEY=VALUE), with the defaults that profiles start from:")
     for key, default, text in keys_with_help():
         print(f"  {key + ' = ' + str(default):<34} {text}")
+    return 0
+
+
+def _add_operator_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    certs = commands.add_parser("certs", help="make certificates and keys for a server and its sites")
+    certs.add_argument("folder", type=Path, metavar="FOLDER", help="where they are made; what exists there stays")
+    certs.add_argument(
+        "--host", action="append", default=[], metavar="NAME_OR_IP", help="how sites reach the server; may be repeated"
+    )
+    certs.add_argument("--site", action="append", default=[], metavar="NAME", help="a site's key pair; may be repeated")
+    certs.set_defaults(handle=_certs)
+
+    server = commands.add_parser("server", help="run the server until it is terminated")
+    server.add_argument(
+        "--state", type=Path, required=True, metavar="FOLDER", help="database and settings; made if new"
+    )
+    protection = server.add_mutually_exclusive_group(required=True)
+    protection.add_argument(
+        "--certs", type=Path, metavar="FOLDER", help="ca.crt, server.pem, server.key; sites/*.pub are who may join"
+    )
+    protection.add_argument("--insecure", action="store_true", help="no TLS, and any site may join")
+    server.add_argument("--host", default="0.0.0.0", help="address to listen on (default: all)")
+    server.add_argument("--port", type=int, default=9290, help="default 9290")
+    server.add_argument(
+        "--name", default="consortium", help="for `mh-pfedhn run --superlink NAME` (default: consortium)"
+    )
+    server.set_defaults(handle=_server)
+
+    site = commands.add_parser("site", help="what a site does").add_subparsers(required=True, metavar="COMMAND")
+    site_file = argparse.ArgumentParser(add_help=False)
+    site_file.add_argument("site", type=Path, metavar="SITE.yaml", help="the site's model and data")
+    site_check = site.add_parser(
+        "check", parents=[site_file], help="build model and data offline; show what they are and what the server sees"
+    )
+    site_check.set_defaults(handle=_site_check)
+
+    site_run = site.add_parser(
+        "run", parents=[site_file], help="take part with a model and data of one's own until terminated"
+    )
+    site_run.add_argument("--server", required=True, metavar="HOST:PORT")
+    site_run.add_argument("--ca", type=Path, metavar="ca.crt", help="the authority of the server's certificate")
+    site_run.add_argument("--key", type=Path, metavar="sites/NAME", help="this site's private key")
+    site_run.add_argument("--insecure", action="store_true", help="neither TLS nor a key")
+    site_run.add_argument(
+        "--port", type=int, default=9094, help="of this machine alone; another one for each site on it (default: 9094)"
+    )
+    site_run.set_defaults(handle=_site_run)
+
+    site_export = site.add_parser(
+        "export", parents=[site_file], help="write the model of a finished run as a state_dict for plain PyTorch"
+    )
+    site_export.add_argument("--run", required=True, metavar="RUN_NAME")
+    site_export.add_argument("--output", type=Path, required=True, metavar="FILE", help="must not exist yet")
+    site_export.set_defaults(handle=_site_export)
+
+
+def _certs(options: argparse.Namespace) -> int:
+    from common.deploy import make_certs
+
+    print(make_certs(options.folder, options.host, options.site))
+    return 0
+
+
+def _server(options: argparse.Namespace) -> int:
+    from common.deploy import Server, run_server
+
+    return run_server(Server(options.state, options.certs, options.host, options.port, options.name))
+
+
+def _site_run(options: argparse.Namespace) -> int:
+    from common.deploy import SiteRun, run_site
+
+    if options.insecure == bool(options.ca and options.key) or (options.insecure and (options.ca or options.key)):
+        raise UserError("give --ca and --key, or --insecure for neither TLS nor authentication.")
+    return run_site(SiteRun(options.site, options.server, options.ca, options.key, options.port))
+
+
+def _site_check(options: argparse.Namespace) -> int:
+    from client_app.site_tools import check
+
+    check(options.site.expanduser())
+    return 0
+
+
+def _site_export(options: argparse.Namespace) -> int:
+    from client_app.site_tools import export
+
+    output = options.output.expanduser()
+    export(options.site.expanduser(), options.run, output)
+    print(output)
     return 0
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from client_app.site import Site
 from client_app.store import ClientStore
-from client_app.training import Loss, SGDSettings, cross_entropy, train
+from client_app.training import Loss, SGDSettings, train
 from common.protocol import Instructions
 
 Vectors = Mapping[str, Tensor]
@@ -23,12 +23,12 @@ class Task:
     instructions: Instructions
     vectors: Vectors  # received, checked, on the CPU
 
-    def train(self, model: nn.Module, loss: Loss = cross_entropy, purpose: str = "") -> float:
-        """Train a model on the site's samples as instructed; return the mean loss.
+    def train(self, model: nn.Module, loss: Loss | None = None, purpose: str = "") -> float:
+        """Train a model on the site's samples as instructed; return the mean loss, the site's own where none is given.
 
         `purpose` tells the random numbers of several trainings in one round apart.
         """
-        told = self.instructions
+        told, criterion = self.instructions, self.site.loss
         settings = SGDSettings(
             epochs=told.local_epochs,
             batch_size=told.batch_size,
@@ -38,7 +38,13 @@ class Task:
             max_grad_norm=told.max_grad_norm,
         )
         generator = self.site.generator(told.seed, told.server_round, purpose)
-        return train(model, self.site.train, settings, generator, loss)
+        return train(
+            model,
+            self.site.train,
+            settings,
+            generator,
+            loss or (lambda outputs, targets, indices: criterion(outputs, targets)),
+        )
 
 
 class ClientMethod(Protocol):

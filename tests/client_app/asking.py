@@ -96,13 +96,22 @@ def ask_globally(run_config, client=0, theta=None, **changes):
     return answer(trainer(run_config, client).train_global, theta, **({"method": "mh-pfedhn-gd"} | changes))
 
 
+# A round after those in which tests train, as a client loads what it kept in earlier ones.
+LATER = {"server_round": 10, "evaluate": True}
+
+
 def ask_to_finish(run_config, client=0, theta=None, **changes):
-    return protocol.decode_evaluation(trainer(run_config, client).finish(request(theta, evaluate=True, **changes)))
+    return protocol.decode_evaluation(trainer(run_config, client).finish(request(theta, **(LATER | changes))))
 
 
 def ask_to_evaluate(run_config, client=0, theta=None, **changes):
-    return protocol.decode_evaluation(trainer(run_config, client).evaluate(request(theta, evaluate=True, **changes)))
+    return protocol.decode_evaluation(trainer(run_config, client).evaluate(request(theta, **(LATER | changes))))
 
 
 def stored(run_config, client=0, run="run"):
     return load_config(run_config).results_path / run / "clients" / str(client)
+
+
+def kept(run_config, client=0, name="kept", run="run"):
+    """The tensors that the client has kept last under this name."""
+    return torch.load(stored(run_config, client, run) / f"{name}.pt", weights_only=True)["state"]

@@ -11,6 +11,7 @@ from asking import (
     ask,
     ask_globally,
     ask_to_evaluate,
+    kept,
     new_process,
     random_theta,
     request,
@@ -317,7 +318,7 @@ def test_a_global_exchange_leaves_personal_training_without_teacher_as_it_is(run
 
 
 def kept_globally(run_config, client):
-    return torch.load(stored(run_config, client) / "global-kept.pt", weights_only=True)
+    return kept(run_config, client, "global-kept")
 
 
 def test_batch_norm_statistics_of_the_global_model_stay_with_the_client(run_config):
@@ -425,14 +426,13 @@ def test_a_client_that_does_not_deploy_the_global_model_says_nothing_of_it_and_r
 def deploying(config, num_clients=10):
     """The clients that register with a size of the global model."""
     config = load_config(config)
-    greeting = protocol.encode_greeting("mlp")
-    return {
-        client
-        for client in range(num_clients)
-        if protocol.decode_registration(
-            Trainer(simulated_site(config, client, num_clients), config).register(greeting)
-        ).global_num_params
-    }
+
+    def registration(client):
+        site = simulated_site(config, client, num_clients)
+        trainer = Trainer(lambda seed: site, lambda run_name: config.results_path / run_name)
+        return protocol.decode_registration(trainer.register(protocol.encode_greeting("mlp")))
+
+    return {client for client in range(num_clients) if registration(client).global_num_params}
 
 
 def test_four_tenths_of_ten_clients_are_the_same_four_in_every_process(run_config):

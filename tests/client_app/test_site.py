@@ -9,6 +9,7 @@ from asking import (
     ask,
     ask_to_evaluate,
     ask_to_finish,
+    kept,
     new_process,
     random_theta,
     request,
@@ -153,19 +154,19 @@ def test_a_kept_layer_is_trained_and_goes_on_where_it_was(run_config, method):
     config = run_config | {"models": "lenet/keep-output"}
     theta = theta_for(site(config))
     assert len(theta) == LENET - OUTPUT
-    kept = {}
+    last = {}
     for server_round in (1, 2, 3):
         new_process()
         _, delta = ask(config, 0, theta, server_round=server_round, method=method)
-        by_hand, model = trained_by_hand(config, theta, kept, server_round)
+        by_hand, model = trained_by_hand(config, theta, last, server_round)
         assert torch.equal(delta, by_hand)
-        now = torch.load(stored(config) / "kept.pt", weights_only=True)
+        now = kept(config)
         assert set(now) == {"11.weight", "11.bias"}
         assert torch.equal(now["11.weight"], model.state_dict()["11.weight"])
         assert not torch.equal(
-            now["11.weight"], kept.get("11.weight", build_model("lenet", SHAPE, CLASSES, 0)[11].weight)
+            now["11.weight"], last.get("11.weight", build_model("lenet", SHAPE, CLASSES, 0)[11].weight)
         )
-        kept = now
+        last = now
     assert ask_to_evaluate(config, 0, theta, method=method) != ask_to_evaluate(
         config, 0, theta, method=method, run_name="x"
     )
@@ -176,10 +177,10 @@ def test_the_final_model_has_its_kept_layers(run_config):
     theta = theta_for(site(config))
     ask(config, 0, theta)
     reported = ask_to_finish(config, 0, theta)
-    kept = torch.load(stored(config) / "kept.pt", weights_only=True)
+    layers = kept(config)
     state = torch.load(stored(config) / "personal-model.pt", weights_only=True)
-    assert set(kept) == {"0.weight", "0.bias", "11.weight", "11.bias"}
-    assert all(torch.equal(state[name], tensor) for name, tensor in kept.items())
+    assert set(layers) == {"0.weight", "0.bias", "11.weight", "11.bias"}
+    assert all(torch.equal(state[name], tensor) for name, tensor in layers.items())
     model = build_model("lenet", SHAPE, CLASSES, seed=77)
     model.load_state_dict(state)
     assert evaluate(model, site(config).test).correct == reported.correct
@@ -216,14 +217,14 @@ def test_batch_norm_statistics_are_kept_whatever_else_is(run_config, variant):
     config = run_config | {"models": f"resnet10/{variant}"}
     theta = 0 * theta_for(site(config))
     ask(config, 0, theta)
-    first = torch.load(stored(config) / "kept.pt", weights_only=True)
+    first = kept(config)
     buffers = {name for name, _ in build_model("resnet10", SHAPE, CLASSES, seed=0).named_buffers()}
     assert buffers <= set(first)
     norms = {name for name in set(first) - buffers if name.startswith("1.") or ".norm" in name}
     assert (len(norms), len(set(first) - buffers)) == ((42, 44) if variant == "keep-norm-output" else (0, 0))
     new_process()
     ask(config, 0, theta, server_round=2)
-    second = torch.load(stored(config) / "kept.pt", weights_only=True)
+    second = kept(config)
     count = "12.norm2.num_batches_tracked"  # of a frozen block too
     assert second[count] == 2 * first[count] > 0
 
@@ -240,8 +241,9 @@ def test_no_byte_of_a_kept_layer_is_in_any_reply(run_config):
     replies, secrets = [trainer(config).register(protocol.encode_greeting("lenet"))], []
     for server_round in (1, 2):
         replies.append(trainer(config).train(request(theta, server_round=server_round, evaluate=True)))
-        secrets.append(torch.load(stored(config) / "kept.pt", weights_only=True))
-    replies += [trainer(config).evaluate(request(theta)), trainer(config).finish(request(theta))]
+        secrets.append(kept(config))
+    after = request(theta, server_round=3)
+    replies += [trainer(config).evaluate(after), trainer(config).finish(after)]
     seeded = build_model("lenet", SHAPE, CLASSES, seed=0).state_dict()
     secrets.append({name: seeded[name] for name in ("11.weight", "11.bias")})
     secrets += [

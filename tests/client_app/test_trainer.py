@@ -11,6 +11,7 @@ from asking import (
     ask_to_evaluate,
     ask_to_finish,
     context_of,
+    kept,
     new_process,
     random_theta,
     request,
@@ -183,7 +184,7 @@ def test_theta_0_is_the_same_after_training(run_config):
     first = ask(run_config, theta=torch.zeros(fresh.personal.parameters.size))
     again = ask(run_config, theta=torch.zeros(fresh.personal.parameters.size))
     assert torch.equal(first[1], again[1])
-    assert torch.equal(trainer(run_config)._site.personal.anchor, before)
+    assert torch.equal(trainer(run_config)._site_of(0).personal.anchor, before)
 
 
 def test_the_received_weights_are_tested_before_they_are_trained(run_config):
@@ -234,21 +235,17 @@ def test_what_a_client_learns_does_not_depend_on_whom_the_worker_served_before(r
 # Batch-norm statistics
 
 
-def statistics(run_config, client=0):
-    return torch.load(stored(run_config, client) / "kept.pt", weights_only=True)
-
-
 def test_batch_norm_statistics_stay_with_the_client(run_config):
     config = run_config | {"models": "resnet10"}
     theta = torch.zeros(site(config).personal.parameters.size)
     batches = -(-len(site(config).train) // 8)
 
     ask(config, 0, theta)
-    first = statistics(config)
+    first = kept(config)
     ask(config, 2, theta)  # the same architecture in the same process
     assert {name for name in first if "running_mean" in name} != set()
-    assert all(torch.equal(tensor, first[name]) for name, tensor in statistics(config).items())
-    assert not torch.equal(first["1.running_mean"], statistics(config, 2)["1.running_mean"])
+    assert all(torch.equal(tensor, first[name]) for name, tensor in kept(config).items())
+    assert not torch.equal(first["1.running_mean"], kept(config, 2)["1.running_mean"])
 
     before_restart = ask_to_evaluate(config, 0, theta)
     new_process()
@@ -256,14 +253,14 @@ def test_batch_norm_statistics_stay_with_the_client(run_config):
     assert ask_to_evaluate(config, 1, theta) != before_restart
 
     ask(config, 0, theta, server_round=2)
-    assert int(statistics(config)["1.num_batches_tracked"]) in (2 * batches, 2 * (batches - 1))
+    assert int(kept(config)["1.num_batches_tracked"]) in (2 * batches, 2 * (batches - 1))
     # By hand: the weights of round 2 with the statistics of round 1 as a start.
     fresh = site(config)
     fresh.personal.parameters.write(fresh.personal.anchor + theta)
     fresh.personal.model.load_state_dict(first, strict=False)
     settings = SGDSettings(epochs=1, batch_size=8, lr=0.02, momentum=0.9, weight_decay=5e-4, max_grad_norm=50.0)
     train(fresh.personal.model, fresh.train, settings, fresh.generator(0, 2))
-    assert all(torch.equal(tensor, statistics(config)[name]) for name, tensor in fresh.personal.model.named_buffers())
+    assert all(torch.equal(tensor, kept(config)[name]) for name, tensor in fresh.personal.model.named_buffers())
 
 
 def test_another_run_starts_with_new_statistics(run_config):
@@ -322,7 +319,7 @@ def test_the_final_model_is_that_of_the_weights_as_they_arrived(run_config, down
 
 
 def residual(run_config, client=1, exchange="personal"):
-    return torch.load(stored(run_config, client) / f"{exchange}-residual.pt", weights_only=True)["delta"]
+    return kept(run_config, client, f"{exchange}-residual")["delta"]
 
 
 @pytest.mark.parametrize("restarts", [False, True])
@@ -408,6 +405,42 @@ def test_a_delta_that_half_cannot_send_is_refused_and_leaves_the_residual_as_it_
     assert (stored(run_config, 1) / "personal-residual.pt").read_bytes() == before
 
 
+# A server that goes back to a checkpoint
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"upload": "topk", "error_feedback": True}, {"method": "local"}],
+    ids=["statistics", "residual", "local model"],
+)
+def test_a_server_that_goes_back_gets_the_answers_that_it_got_before(run_config, changes):
+    config = run_config | {"models": "resnet10"}
+    size = site(config).personal.parameters.size
+
+    def exchange(server_round, checkpoint_round):
+        theta = None if "method" in changes else random_theta(size, seed=server_round)
+        told_now = {"server_round": server_round, "checkpoint_round": checkpoint_round, "evaluate": True}
+        result, delta = ask(config, 0, theta, **told_now, **changes)
+        return result, [] if delta is None else delta.tolist()
+
+    first = {server_round: exchange(server_round, told_of) for server_round, told_of in ((1, 0), (2, 1), (3, 1))}
+    later = {server_round: exchange(server_round, 3) for server_round in (4, 5)}
+    assert first[2] != first[3]
+    new_process()
+    assert {server_round: exchange(server_round, 3) for server_round in (4, 5)} == later
+    assert {server_round: exchange(server_round, 1) for server_round in (2, 3)} == {2: first[2], 3: first[3]}
+    assert {server_round: exchange(server_round, 0) for server_round in (1, 2)} == {1: first[1], 2: first[2]}
+
+
+def test_what_a_client_kept_in_a_round_counts_from_the_next_one(run_config):
+    config = run_config | {"models": "resnet10"}
+    theta = torch.zeros(site(config).personal.parameters.size)
+    untouched = ask_to_evaluate(config, 0, theta)
+    ask(config, 0, theta, server_round=4)
+    assert ask_to_evaluate(config, 0, theta, server_round=4) == untouched
+    assert ask_to_evaluate(config, 0, theta, server_round=5) != untouched
+
+
 # A run that goes on from another
 
 
@@ -422,9 +455,9 @@ def test_a_run_goes_on_with_the_statistics_of_the_one_before_until_it_has_its_ow
     assert ask_to_evaluate(config, 2, theta, run_name="after", previous_run="before") == ask_to_evaluate(
         config, 2, theta
     )
-    kept = (stored(config, run="before") / "kept.pt").read_bytes()
+    file_of_before = (stored(config, run="before") / "kept.pt").read_bytes()
     _, delta = ask(config, 0, theta, server_round=2, run_name="after", previous_run="before")
-    assert (stored(config, run="before") / "kept.pt").read_bytes() == kept
+    assert (stored(config, run="before") / "kept.pt").read_bytes() == file_of_before
     assert torch.equal(delta, ask(config, 0, theta, server_round=2, run_name="before")[1])
     now = ask_to_evaluate(config, 0, theta, run_name="after")
     assert now != of_before
@@ -460,7 +493,7 @@ def test_the_personal_model_loads_in_plain_pytorch_and_is_as_good_as_reported(ru
     assert reported.loss == pytest.approx(functional.cross_entropy(logits, labels).item(), rel=1e-4, abs=1e-5)
     assert torch.equal(ParameterVector(model).read(), site(config, 1).personal.anchor + theta)
     if architecture == "resnet10":
-        assert all(torch.equal(tensor, statistics(config, 1)[name]) for name, tensor in model.named_buffers())
+        assert all(torch.equal(tensor, kept(config, 1)[name]) for name, tensor in model.named_buffers())
 
 
 # Local

@@ -1,11 +1,16 @@
 """Local training and testing against loops written out by hand."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.data import Dataset
 
-from client_app.training import Samples, SGDSettings, evaluate, predict, train
+from client_app.samples import DatasetSamples, ImageSamples, TensorSamples
+from client_app.training import SGDSettings, all_finite, evaluate, predict, train
 
 CLASSES = 3
 MEAN = torch.tensor([0.5, 0.4, 0.3])
@@ -13,9 +18,9 @@ STD = torch.tensor([0.25, 0.2, 0.3])
 SETTINGS = SGDSettings(epochs=2, batch_size=4, lr=0.05, momentum=0.9, weight_decay=0.01, max_grad_norm=50.0)
 
 
-def samples_of(count: int, seed: int = 0) -> Samples:
+def samples_of(count: int, seed: int = 0) -> ImageSamples:
     generator = torch.Generator().manual_seed(seed)
-    return Samples(
+    return ImageSamples(
         images=torch.randint(0, 256, (count, 3, 8, 8), dtype=torch.uint8, generator=generator),
         labels=torch.randint(0, CLASSES, (count,), generator=generator),
         mean=255 * MEAN.view(1, 3, 1, 1),
@@ -40,6 +45,21 @@ def weights(model):
 
 def generator(seed: int = 1) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+class Drawn(Dataset):
+    """Ten samples whose inputs are drawn from each of the global generators when they are read."""
+
+    def __init__(self):
+        self.values = []
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, index):
+        draws = [float(torch.rand(1)), random.random(), float(np.random.rand())]  # noqa: NPY002
+        self.values.append((index, *draws))
+        return torch.tensor(draws), index % CLASSES
 
 
 class BatchSizes(nn.Module):
@@ -105,7 +125,7 @@ def test_clipping_bounds_one_step_by_learning_rate_times_norm():
 )
 def test_a_last_batch_of_one_sample_joins_the_one_before(count, sizes):
     samples = samples_of(count)
-    marked = Samples(samples.images.clone(), samples.labels, torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1))
+    marked = ImageSamples(samples.images.clone(), samples.labels, torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1))
     marked.images[:, 0, 0, 0] = torch.arange(count)
     model = BatchSizes()
     train(model, marked, SGDSettings(2, 4, 1e-6, 0.0, 0.0, 50.0), generator())
@@ -163,7 +183,7 @@ def test_evaluation_counts_every_sample_once(count):
     images[:, 0, 0, 0] = torch.arange(count) % CLASSES
     labels = torch.arange(count) % CLASSES
     labels[::3] = 1  # every third answer, 0, is wrong
-    result = evaluate(FirstPixel(), Samples(images, labels, torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1)))
+    result = evaluate(FirstPixel(), ImageSamples(images, labels, torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1)))
     wrong = len(labels[::3])
     assert (result.correct, result.total) == (count - wrong, count)
     right_loss = torch.tensor([2.0, 0, 0]).logsumexp(0).item() - 2
@@ -219,3 +239,125 @@ def test_the_generator_alone_decides_what_dropout_leaves_out():
         train(model, samples_of(18), SETTINGS, generator())
         results.append(weights(model))
     assert torch.equal(*results)
+
+
+def draws():
+    return float(torch.rand(1)), random.random(), float(np.random.rand())  # noqa: NPY002
+
+
+def test_what_model_and_data_draw_follows_from_the_generator_and_disturbs_nobody():
+    def drawn(seed):
+        dataset = Drawn()
+        with torch.random.fork_rng():
+            model = nn.Linear(3, CLASSES)
+        train(model, DatasetSamples(dataset, torch.device("cpu")), SETTINGS, generator(seed))
+        return dataset.values
+
+    def seed_all():
+        torch.manual_seed(5), random.seed(5), np.random.seed(5)  # noqa: NPY002
+
+    seed_all()
+    undisturbed = [draws(), draws()]
+    seed_all()
+    first = draws()
+    values = drawn(1)
+    assert [first, draws()] == undisturbed
+    assert drawn(1) == values
+    other = drawn(2)
+    for column in range(1, 4):
+        assert {row[column] for row in values}.isdisjoint(row[column] for row in other)
+    assert len({row[1:] for row in values}) == 20  # every epoch draws anew
+
+
+def test_a_seed_of_64_bits_is_taken():
+    results = []
+    for _ in range(2):
+        model = nn.Sequential(nn.Dropout(0.5), small_model())
+        train(model, samples_of(8), SETTINGS, generator(2**63 + 5))
+        results.append(weights(model))
+    assert torch.equal(*results)
+
+
+def test_what_was_seeded_is_restored_when_the_training_fails():
+    def fail(logits, labels, indices):
+        raise ValueError("no loss")
+
+    for each in (torch.manual_seed, random.seed, np.random.seed):
+        each(5)
+    expected = draws()
+    for each in (torch.manual_seed, random.seed, np.random.seed):
+        each(5)
+    with pytest.raises(ValueError, match="no loss"):
+        train(small_model(), samples_of(8), SETTINGS, generator(), fail)
+    assert draws() == expected
+
+
+# Samples
+
+
+INPUTS = torch.arange(20.0).view(10, 2)
+OTHER = torch.arange(10)
+TARGETS = 100 + torch.arange(10)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        (INPUTS, lambda rows: INPUTS[rows]),
+        ((INPUTS, OTHER), lambda rows: (INPUTS[rows], OTHER[rows])),
+        ([INPUTS, OTHER], lambda rows: (INPUTS[rows], OTHER[rows])),
+        ({"one": INPUTS, "other": OTHER}, lambda rows: {"one": INPUTS[rows], "other": OTHER[rows]}),
+    ],
+    ids=["tensor", "tuple", "list", "mapping"],
+)
+@pytest.mark.parametrize("kind", ["tensors", "dataset"])
+def test_a_batch_has_the_rows_that_it_names_in_their_structure(kind, inputs, expected):
+    def row(tensors, index):
+        if isinstance(tensors, dict):
+            return {name: tensor[index] for name, tensor in tensors.items()}
+        return (
+            type(tensors)(tensor[index] for tensor in tensors) if isinstance(tensors, tuple | list) else tensors[index]
+        )
+
+    cpu = torch.device("cpu")
+    samples = {
+        "tensors": TensorSamples(inputs, TARGETS),
+        "dataset": DatasetSamples([(row(inputs, index), int(TARGETS[index])) for index in range(10)], cpu),
+    }[kind]
+    assert (len(samples), samples.device) == (10, cpu)
+    batch, targets = samples.batch(torch.tensor([7, 2, 2]))
+    assert targets.tolist() == [107, 102, 102]
+    wanted = expected([7, 2, 2])
+    assert type(batch) is type(wanted)
+    if isinstance(wanted, dict):
+        assert batch.keys() == wanted.keys()
+        batch, wanted = tuple(batch.values()), tuple(wanted.values())
+    pairs = zip(batch, wanted, strict=True) if isinstance(wanted, tuple) else [(batch, wanted)]
+    assert all(torch.equal(*pair) for pair in pairs)
+
+
+def test_images_keep_their_device_and_come_channels_last():
+    samples = samples_of(6)
+    assert (len(samples), samples.device) == (6, torch.device("cpu"))
+    images, _ = samples.batch(torch.arange(4))
+    assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_evaluation_uses_the_loss_and_the_count_that_it_is_given():
+    samples, model = samples_of(300), small_model()
+    seen = []
+
+    def count(outputs, targets):
+        seen.append(len(targets))
+        return torch.tensor(17)
+
+    result = evaluate(model, samples, lambda outputs, targets: outputs.sum() * 0 + 2.5, count)
+    assert (result.correct, result.total, result.loss) == (17, 300, 2.5)
+    assert seen == [300]
+
+
+def test_values_are_finite_only_if_all_are():
+    good = torch.zeros(3)
+    assert all_finite([good, torch.arange(2)])
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        assert not all_finite([good, torch.tensor([0.0, bad])])

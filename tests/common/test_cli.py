@@ -1,8 +1,13 @@
 """What `mh-pfedhn` says to mistakes, without starting Flower: exit status 2 and one line."""
 
+import contextlib
+import signal
 import subprocess
+import sys
 
 import pytest
+import torch
+import yaml
 
 from common.cli import _federation, main
 from common.config import KEYS, load_config, parse_overrides, profiles
@@ -62,7 +67,11 @@ def complaint(capsys):
         (["-c", "num-clients=5", "held-out=5"], ["held-out is 5", "below num-clients, which is 5"]),
         (["-c", "held-out-models=mlp"], ["held-out-models is set, but held-out is 0"]),
         (["-c", "mode=adapt"], ["mode is 'adapt', so resume must name the run folder"]),
-        (["-c", "resume=results/before"], ["resume is 'results/before', but mode is 'train'"]),
+        (["-c", "resume=results/before"], ["results/before', but there is no such run folder or checkpoint file"]),
+        (["-c", "resume=latest"], ["resume is 'latest', so run-name must say of which run"]),
+        (["-c", "resume=latest", "mode=adapt", "run-name=mine"], ["resume is 'latest', but mode 'adapt' starts from"]),
+        (["consortium"], ["dataset is 'sites'", "nothing can be simulated", "--superlink", "choose a data set"]),
+        (["-c", "dataset=sites"], ["dataset is 'sites'", "mh-pfedhn site run"]),
         (["--superlink", "anywhere", "-c", "num-rounds=0"], ["num-rounds is 0"]),
     ],
 )
@@ -101,6 +110,7 @@ def test_a_run_folder_that_holds_a_run_is_not_written_again(complaint, tmp_path)
     message = complaint("run", "-c", "run-name=mine")
     assert str(folder) in message
     assert "run-name" in message
+    assert "resume=latest" in message
     other = tmp_path / "elsewhere" / "mine"
     other.mkdir(parents=True)
     (other / "metrics.jsonl").write_text("{}\n")
@@ -179,6 +189,60 @@ def test_a_run_to_go_on_from_that_does_not_exist_ends_with_2_and_says_where_it_w
     assert message == f"resume is '{tmp_path / resume}', but there is no such run folder or checkpoint file."
 
 
+class StartedError(Exception):
+    """All checks are passed."""
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Run the command up to where Flower would start; returns the config that Flower would get."""
+    configs = []
+
+    def start(config, superlink, arguments, environment):
+        configs.append(config)
+        raise StartedError
+
+    monkeypatch.setattr("common.cli._run_with_flower", start)
+    monkeypatch.setattr("common.cli._local_superlink", lambda: contextlib.nullcontext(("simulation", {})))
+
+    def run(*arguments):
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            with pytest.raises(StartedError):
+                main(["run", *arguments])
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+        return configs.pop()
+
+    return run
+
+
+def test_latest_goes_on_with_a_run_that_is_there_and_starts_one_that_is_not(started, tmp_path, tiny_images):
+    run = ["-c", "resume=latest", "run-name=mine", "dataset=npz", f"data-dir={tiny_images}", "num-clients=2"]
+    assert (started(*run).resume, started(*run).run_name) == ("latest", "mine")
+    (tmp_path / "results/mine").mkdir(parents=True)
+    (tmp_path / "results/mine/metrics.jsonl").write_text("{}\n")
+    config = started(*run)
+    assert (config.resume, config.run_name, config.results_dir) == ("latest", "mine", str(tmp_path / "results"))
+
+
+def test_a_run_to_go_on_from_is_looked_for_where_the_command_is_given_and_keeps_its_name(
+    started, tmp_path, tiny_images
+):
+    (tmp_path / "results/before").mkdir(parents=True)
+    data = ["dataset=npz", f"data-dir={tiny_images}", "num-clients=2"]
+    config = started("-c", "resume=results/before", *data)
+    assert (config.resume, config.run_name) == (str(tmp_path / "results/before"), "")  # the name is the checkpoint's
+    adapting = started("-c", "resume=results/before", "mode=adapt", *data)
+    assert adapting.run_name.startswith("mh-pfedhn-quickstart-2")
+
+
+def test_sites_take_part_where_a_server_is_named(started):
+    config = started("consortium", "--superlink", "consortium")
+    assert (config.dataset, config.resume) == ("sites", "")
+    assert config.run_name.startswith("mh-pfedhn-consortium-2")
+
+
 def supernodes(*overrides):
     _, text = _federation(load_config(parse_overrides([*overrides, "device=cpu"])))
     return dict(word.split("=") for word in text.split())["num-supernodes"]
@@ -189,3 +253,120 @@ def test_held_out_clients_have_no_node_until_they_are_adapted_to():
     assert supernodes("num-clients=5") == "5"
     assert supernodes(*five) == "3"
     assert supernodes(*five, "mode=adapt", "resume=before") == "5"
+
+
+# A site
+
+
+@pytest.fixture
+def site_file(tmp_path):
+    """Write a site's YAML, its module beside it. 5 * 7 + 7 and 7 * 3 + 3 parameters: K is 66."""
+    path = list(sys.path)
+    (tmp_path / "private_net.py").write_text(
+        """
+import torch
+from torch import nn
+
+def build(width=7):
+    return nn.Sequential(nn.Linear(5, width), nn.ReLU(), nn.Linear(width, 3))
+
+def load():
+    targets = torch.arange(20) % 3
+    return (torch.randn(20, 5), targets), (torch.randn(9, 5), targets[:9])
+
+def fails():
+    raise ValueError("no such table")
+"""
+    )
+
+    def write(**changes):
+        content = {
+            "model": {"factory": "private_net:build"},
+            "data": {"factory": "private_net:load"},
+            "state-dir": "state",
+            "device": "cpu",
+        }
+        (tmp_path / "site.yaml").write_text(yaml.safe_dump(content | changes))
+        return str(tmp_path / "site.yaml")
+
+    yield write
+    sys.path[:] = path
+    sys.modules.pop("private_net", None)
+
+
+def test_site_check_shows_k_and_what_the_server_sees_and_writes_nothing(site_file, capsys, tmp_path):
+    path = site_file()
+    before = sorted(tmp_path.iterdir())
+    assert main(["site", "check", path]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    here, _, there = captured.out.partition("What the server will see\n")
+    assert "66 parameters (K)" in here
+    assert "20 training samples, 9 test samples" in here
+    assert "K                  66\n" in there
+    assert "training samples   20" in there
+    assert "private_net" in here
+    assert "private_net" not in there
+    assert [path for path in sorted(tmp_path.iterdir()) if path.name != "__pycache__"] == before
+
+
+def test_site_check_names_all_mistakes_ends_with_2_and_shows_no_traceback(site_file, capsys):
+    path = site_file(model={"factory": "private_net:biuld"}, data={"factory": "private_net:fails"}, sed=1)
+    assert main(["site", "check", path]) == MISTAKE
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("mh-pfedhn: ")
+    lines = captured.err.splitlines()
+    assert len(lines) == 3
+    assert all(f"{path}: " in line for line in lines)
+    assert "there is no key 'sed'; did you mean 'seed'?" in lines[0]
+    assert "model: there is no 'biuld' in module 'private_net'" in lines[1]
+    assert "did you mean 'build'?" in lines[1]
+    assert "data: private_net:fails raised ValueError: no such table, private_net.py line " in lines[2]
+    assert "Traceback" not in captured.err
+
+
+def test_site_check_of_a_file_that_is_not_there_names_it(complaint, tmp_path):
+    assert f"{tmp_path}/nowhere.yaml cannot be read" in complaint("site", "check", str(tmp_path / "nowhere.yaml"))
+
+
+def test_site_export_writes_the_model_of_a_run_for_plain_pytorch(site_file, capsys, tmp_path, complaint):
+    path = site_file()
+    assert "no run has finished here yet" in complaint("site", "export", path, "--run", "one", "--output", "model.pt")
+    main(["site", "check", path])  # makes the module importable
+    torch.manual_seed(6)
+    state = sys.modules["private_net"].build().state_dict()
+    (tmp_path / "state/runs/one").mkdir(parents=True)
+    torch.save(state, tmp_path / "state/runs/one/personal-model.pt")
+    capsys.readouterr()
+
+    assert main(["site", "export", path, "--run", "one", "--output", "model.pt"]) == 0
+    assert capsys.readouterr().out == "model.pt\n"
+    exported = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert exported.keys() == state.keys()
+    assert all(torch.equal(exported[name], tensor) for name, tensor in state.items())
+
+    assert "model.pt exists already" in complaint("site", "export", path, "--run", "one", "--output", "model.pt")
+    assert "did you mean 'one'?" in complaint("site", "export", path, "--run", "ona", "--output", "other.pt")
+    assert not (tmp_path / "other.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["check"], ["export", "site.yaml"], ["export", "site.yaml", "--run", "one"], ["chek", "site.yaml"]],
+)
+def test_a_wrong_site_command_ends_with_2_and_the_usage(capsys, arguments):
+    with pytest.raises(SystemExit) as ended:
+        main(["site", *arguments])
+    assert ended.value.code == MISTAKE
+    assert "usage: mh-pfedhn site" in capsys.readouterr().err
+
+
+def test_the_console_script_loads_neither_app_before_it_needs_one(monkeypatch):
+    monkeypatch.undo()
+    program = (
+        "import sys, common.cli\n"
+        "print([name for name in sys.modules if name.partition('.')[0] in ('client_app', 'server_app', 'torch')])"
+    )
+    done = subprocess.check_output([sys.executable, "-c", program], text=True)
+    assert done == "[]\n"

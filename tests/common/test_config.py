@@ -16,6 +16,7 @@ from common.config import (
     KEYS,
     MODELS,
     PROFILES_DIR,
+    SITES,
     Config,
     keys_with_help,
     load_config,
@@ -133,6 +134,21 @@ def test_data_set_profiles_divide_the_data_as_in_the_paper(name, dataset, client
         assert (config.partition, config.classes_per_client, config.dirichlet_alpha) == ("non-iid-1", classes, alpha)
     assert config_of(name).model_names == ("lenet",)
     assert config_of(f"{name}-heterogeneous").model_names == FIVE_MODELS
+
+
+def test_the_profile_of_a_consortium_is_for_sites_with_data_of_their_own():
+    config = config_of("consortium")
+    assert (config.dataset, config.chunk_size, config.min_clients) == (SITES, "auto", 2)
+    assert config.deadline <= 600  # what a site that is away may cost a round
+    assert 0 < config.checkpoint_every <= 5
+    latest = config_of("consortium", resume="latest", run_name="spring")
+    assert (latest.mode, latest.resume, latest.run_name) == ("train", "latest", "spring")
+
+
+@pytest.mark.parametrize(("key", "wrong"), [("max-params", 0), ("max-params", 1.5), ("max-delta-norm", 0.0)])
+def test_the_limits_of_what_a_client_may_be_and_send_are_above_zero(key, wrong):
+    assert message_of({key: wrong}).startswith(f"{key} is {wrong!r} in the command line, but must be ")
+    assert load_config({key: 1}).to_dict()[key] == 1
 
 
 def test_chunk_size_is_chosen_by_the_run_unless_a_profile_says_the_papers():
@@ -554,9 +570,14 @@ def test_a_wrong_value_is_answered_with_key_value_place_and_what_is_valid(key, v
             {"mode": "adapt", "resume": "results/a", "method": "fedavg"},
             "mode is 'adapt', but method 'fedavg' has no hypernetwork that could adapt.",
         ),
+        ({"resume": "latest"}, "resume is 'latest', so run-name must say of which run."),
         (
-            {"resume": "results/a"},
-            "resume is 'results/a', but mode is 'train', which starts anew; did you mean mode=adapt?",
+            {"resume": "latest", "run-name": "a", "mode": "adapt"},
+            "resume is 'latest', but mode 'adapt' starts from another run: name its folder.",
+        ),
+        (
+            {"resume": "latest", "mode": "adapt"},
+            "resume is 'latest', but mode 'adapt' starts from another run: name its folder.",
         ),
     ],
 )
@@ -666,7 +687,8 @@ def test_a_resolved_config_loads_where_its_profile_file_is_not_there(profile, tm
 
 def test_choices_are_exactly_what_the_other_modules_offer():
     assert set(MODELS) == set(ARCHITECTURES)
-    assert set(DATASETS) == set(DATA_SOURCES)
+    assert set(DATASETS) == {*DATA_SOURCES, SITES}
+    assert SITES not in DATA_SOURCES
 
 
 def test_every_key_has_help_and_its_default():

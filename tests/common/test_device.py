@@ -66,3 +66,13 @@ def test_without_a_container_the_machine_alone_counts(container):
 
 def test_some_memory_is_free_here():
     assert 0 < free_memory(CPU) <= psutil.virtual_memory().total
+
+
+def test_the_limit_of_an_older_kernels_container_counts_too(tmp_path, monkeypatch):
+    folder = tmp_path / "memory"
+    folder.mkdir()
+    (folder / "memory.limit_in_bytes").write_text("50000\n")
+    (folder / "memory.usage_in_bytes").write_text("30000\n")
+    (folder / "memory.stat").write_text("cache 9000\ntotal_inactive_file 4000\n")
+    monkeypatch.setattr("common.device._CGROUP", tmp_path)
+    assert free_memory(torch.device("cpu")) == 50000 - 30000 + 4000

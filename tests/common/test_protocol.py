@@ -62,6 +62,7 @@ INSTRUCTIONS = Instructions(
     download="dense",
     topk_fraction=0.3,
     error_feedback=True,
+    checkpoint_round=2,
     previous_run="run-before",
 )
 RESULT = TrainingResult(num_examples=240, train_loss=2.0, evaluation=Evaluation(correct=0, total=80, loss=0.0))
@@ -262,6 +263,7 @@ def test_what_a_method_does_not_need_travels_only_where_it_differs_from_the_defa
         "download": "dense",
         "topk-fraction": 1.0,
         "error-feedback": False,
+        "checkpoint-round": 0,
         "previous-run": "",
     }
     defaults = {key.replace("-", "_"): value for key, value in OPTIONAL.items()}

@@ -1,0 +1,165 @@
+"""The resident trainer: one process a site that holds model, data and device memory between Flower's messages.
+
+    python -m client_app.resident --site site.yaml --socket trainer.sock --secret trainer.secret
+
+It answers one request at a time, of ClientApps on the same machine which know the secret (`relay.py`).
+"""
+
+import argparse
+import contextlib
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
+from pathlib import Path
+
+from flwr.app import RecordDict
+
+from client_app import relay
+from client_app.site_file import PrivateSite, load_site
+from client_app.trainer import Trainer
+from common.errors import ProtocolError, UserError
+
+Answer = Callable[[str, RecordDict], RecordDict]
+
+_PATIENCE = 10  # seconds without a byte after which a client that has begun to speak is given up
+_WAITING = 64  # clients in line while a request is worked on
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point. Returns 0 when asked to end, 2 for a mistake in the site's file or the arguments."""
+    parser = argparse.ArgumentParser(prog="python -m client_app.resident", description="Hold a site's model and data.")
+    parser.add_argument("--site", type=Path, required=True, metavar="SITE.yaml")
+    parser.add_argument("--socket", type=Path, required=True, metavar="PATH", help="made at the start, for this user")
+    parser.add_argument("--secret", type=Path, required=True, metavar="FILE", help="random bytes, 16 or more")
+    options = parser.parse_args(arguments)
+    try:
+        secret = relay.read_secret(options.secret)
+        private = load_site(options.site)
+        site = private.for_seed()  # as what it registers; writes the client key when this is its first start
+        with _asked_to_end() as end, _listening(options.socket) as listener:
+            print(
+                f"ready: K = {site.personal.parameters.size:,}, {len(site.train):,} training samples, "
+                f"{len(site.test):,} test samples",
+                flush=True,
+            )
+            serve(listener, secret, trainer_of(private).answer, end)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def trainer_of(site: PrivateSite) -> Trainer:
+    """The trainer of a site that an operator brings, with its files under the site's own `state-dir`."""
+    return Trainer(site.for_seed, site.file.run_folder)
+
+
+def serve(listener: socket.socket, secret: bytes, answer: Answer, end: socket.socket) -> None:
+    """Answer one client after the other until `end` can be read. Nothing that a client does ends it."""
+    while True:
+        readable, _, _ = select.select([listener, end], [], [])
+        if end in readable:
+            return
+        try:
+            with _accepted(listener) as connection:
+                _serve_client(connection, secret, answer)
+        except Exception as error:
+            # A wrong secret, or a client that went away, fell silent or never spoke this protocol.
+            print(f"a client was dropped: {_one_line(error)}", file=sys.stderr, flush=True)
+
+
+def _serve_client(connection: Connection, secret: bytes, answer: Answer) -> None:
+    deliver_challenge(connection, secret)
+    answer_challenge(connection, secret)
+    request = connection.recv_bytes(relay.MAX_BYTES)
+    connection.send_bytes(_reply_to(request, answer))
+
+
+def _reply_to(request: bytes, answer: Answer) -> bytes:
+    try:
+        message_type, payload = relay.unpack(request)
+        content = relay.records(payload)
+    except Exception as error:  # whatever protobuf makes of garbage
+        return relay.pack(relay.ERROR, f"The trainer was sent bytes that are no request ({_one_line(error)}).")
+    try:
+        return relay.pack(relay.REPLY, answer(message_type, content))
+    except (ProtocolError, UserError) as error:
+        return relay.pack(relay.ERROR, str(error))
+    except Exception:
+        traceback.print_exc()  # for the operator: it may show layers and shapes, which are not the server's business
+        return relay.pack(relay.ERROR, "the site's trainer failed; its own log says why")
+
+
+@contextlib.contextmanager
+def _accepted(listener: socket.socket) -> Iterator[Connection]:
+    accepted, _ = listener.accept()
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        # `settimeout` would not reach the Connection, which reads the descriptor itself.
+        accepted.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", _PATIENCE, 0))
+    accepted.setblocking(True)
+    with Connection(accepted.detach()) as connection:
+        yield connection
+
+
+@contextlib.contextmanager
+def _listening(path: Path) -> Iterator[socket.socket]:
+    """A socket that this user alone can connect to; removed at the end."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        _remove_stale(path)
+        before = os.umask(0o177)
+        try:
+            listener.bind(str(path))
+        except OSError as error:
+            raise UserError(f"The socket {path} cannot be made: {error.strerror or error}.") from error
+        finally:
+            os.umask(before)
+        try:
+            listener.listen(_WAITING)
+            yield listener
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the socket of a trainer that was killed. Raises UserError when another trainer listens there."""
+    if not path.exists():
+        return
+    if not path.is_socket():
+        raise UserError(f"The socket {path} cannot be made: there is a file of this name, which is no socket.")
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    raise UserError(f"Another trainer listens at {path}: stop it, or choose another socket.")
+
+
+@contextlib.contextmanager
+def _asked_to_end() -> Iterator[socket.socket]:
+    """A socket that can be read once SIGTERM or SIGINT has come, so that a request is never cut off."""
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        writer.setblocking(False)
+        woken = signal.set_wakeup_fd(writer.fileno())
+        before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield reader
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(woken)
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

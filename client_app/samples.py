@@ -1,0 +1,93 @@
+"""What a model is trained and tested on: one split of a site's data, read a batch at a time, on the device."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+# A batch as the model takes it: `model(inputs)`, `model(*inputs)` or `model(**inputs)`.
+Inputs = Tensor | tuple[Tensor, ...] | list[Tensor] | Mapping[str, Tensor]
+
+
+class Samples(Protocol):
+    """One split."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are, and indices must be."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Tensor) -> tuple[Inputs, Tensor]:
+        """Inputs and targets of these samples, each with one row a sample. `indices` [b] int64."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSamples:
+    """Images, kept on the device as uint8 and normalised there, a batch at a time."""
+
+    images: Tensor  # [n, C, H, W] uint8
+    labels: Tensor  # [n] int64
+    mean: Tensor  # [1, C, 1, 1] float32, of values 0 to 255
+    std: Tensor  # [1, C, 1, 1] float32
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images are."""
+        return self.labels.device
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised images [b, C, H, W] float32 and labels [b] of these samples."""
+        images = (self.images[indices].float() - self.mean) / self.std
+        return images.contiguous(memory_format=torch.channels_last), self.labels[indices]
+
+
+@dataclass(frozen=True, eq=False)
+class TensorSamples:
+    """Tensors as the model takes them, kept on the device."""
+
+    inputs: Inputs  # each tensor [n, ...]
+    targets: Tensor  # [n, ...]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.targets.device
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def batch(self, indices: Tensor) -> tuple[Inputs, Tensor]:
+        """The rows of these samples."""
+        return map_inputs(self.inputs, lambda tensor: tensor[indices]), self.targets[indices]
+
+
+@dataclass(frozen=True, eq=False)
+class DatasetSamples:
+    """A torch Dataset of (input, target), read by index for every batch and never held as a whole."""
+
+    dataset: Any  # with __len__ and __getitem__; PyTorch's Dataset class is not a must
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def batch(self, indices: Tensor) -> tuple[Inputs, Tensor]:
+        """These samples, collated as PyTorch's DataLoader does it."""
+        inputs, targets = default_collate([self.dataset[index] for index in indices.tolist()])
+        return map_inputs(inputs, lambda tensor: tensor.to(self.device)), targets.to(self.device)
+
+
+def map_inputs(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
+    """The same structure with every tensor changed."""
+    if isinstance(inputs, Mapping):
+        return {name: change(tensor) for name, tensor in inputs.items()}
+    if isinstance(inputs, tuple | list):
+        return tuple(change(tensor) for tensor in inputs)
+    return change(inputs)

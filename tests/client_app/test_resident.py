@@ -1,0 +1,513 @@
+"""The resident trainer in a process of its own, and the ClientApp that relays to it."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from example_site.messages import told
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from in_process import InProcessGrid
+
+from client_app import relay, resident
+from client_app.app import app
+from client_app.relay import Address, TrainerError, ask
+from client_app.site_file import load_site
+from common import protocol
+from common.errors import ProtocolError, UserError
+
+HERE = Path(__file__).parent
+PROJECT = HERE.parent.parent
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{PROJECT}{os.pathsep}{HERE}"}
+SECRET = bytes(range(32))
+GD = {"method": "mh-pfedhn-gd", "seed": 3}
+
+
+def site_file(folder: Path, **changes) -> Path:
+    content = {
+        "model": {"factory": "example_site.nets:vision"},
+        "data": {"factory": "example_site.data:images"},
+        "state-dir": "state",
+        "client-key": "site-1",
+        "device": "cpu",
+        "deploy-global": True,
+        "input-shape": [3, 8, 8],
+        "num-classes": 3,
+    }
+    path = folder / "site.yaml"
+    path.write_text(yaml.safe_dump(content | changes))
+    return path
+
+
+class Trainer:
+    """A resident trainer in a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.address = Address(str(folder / "socket"), str(folder / "secret"))
+        (folder / "secret").write_bytes(SECRET)
+        command = [sys.executable, "-m", "client_app.resident", "--site", str(site_file(folder))]
+        command += ["--socket", self.address.socket, "--secret", self.address.secret]
+        self.log = folder / "log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=log, text=True)
+        self.said = self.process.stdout.readline()
+
+    def stop(self) -> int:
+        self.process.terminate()
+        return self.process.wait(timeout=20)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def trainer(tmp_path_factory):
+    with Trainer(tmp_path_factory.mktemp("site")) as trainer:
+        yield trainer
+
+
+@pytest.fixture(autouse=True)
+def _the_search_path_is_as_before():
+    path = list(sys.path)
+    yield
+    sys.path[:] = path
+
+
+@pytest.fixture
+def in_process(tmp_path):
+    return resident.trainer_of(load_site(site_file(tmp_path)))
+
+
+def personal(in_process, **changes) -> RecordDict:
+    size = in_process._site_of(None).personal.parameters.size
+    theta = 0.02 * torch.randn(size, generator=torch.Generator().manual_seed(8))
+    return protocol.encode_request(told(**(GD | changes)), {"theta": theta})
+
+
+def still_answers(trainer) -> bool:
+    reply = ask(trainer.address, protocol.REGISTER, protocol.encode_greeting())
+    return protocol.decode_registration(reply).client_key == "site-1"
+
+
+@contextlib.contextmanager
+def raw_socket(address):
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(address.socket)
+        client.settimeout(10)
+        yield client
+
+
+@contextlib.contextmanager
+def known_client(address):
+    """A connection whose challenge is passed."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(address.socket)
+        connection = Connection(client.detach())
+    with connection:
+        answer_challenge(connection, SECRET)
+        deliver_challenge(connection, SECRET)
+        yield connection
+
+
+def fresh_context(address, run_config=None) -> Context:
+    node_config = {"trainer-socket": address.socket, "trainer-secret": address.secret}
+    return Context(run_id=1, node_id=5, node_config=node_config, state=RecordDict(), run_config=run_config or {})
+
+
+# What it answers
+
+
+def test_it_says_what_it_holds_when_it_listens_and_only_its_user_can_connect(trainer, in_process):
+    size = in_process._site_of(None).personal.parameters.size
+    assert trainer.said == f"ready: K = {size:,}, 20 training samples, 9 test samples\n"
+    assert os.stat(trainer.address.socket).st_mode & 0o777 == 0o600
+
+
+def test_answers_are_those_of_a_trainer_in_this_process_bit_for_bit(trainer, in_process):
+    w_g = torch.zeros(in_process._site_of(3).global_model("lenet").parameters.size)
+    conversation = [
+        (protocol.REGISTER, protocol.encode_greeting("lenet")),
+        (protocol.GLOBAL, protocol.encode_request(told(**GD), {"theta": w_g})),
+        (protocol.PERSONAL, personal(in_process, teacher_round=1)),
+        (protocol.PERSONAL, personal(in_process, server_round=2, upload="topk", error_feedback=True)),
+        (protocol.EVALUATE, personal(in_process, server_round=3)),
+        (protocol.FINISH, personal(in_process, server_round=3)),
+    ]
+    for message_type, content in conversation:
+        expected = in_process.answer(message_type, content)
+        answered = ask(trainer.address, message_type, content)
+        assert relay.pack("", answered) == relay.pack("", expected), message_type
+        assert answered == expected
+
+
+def test_the_client_app_relays_every_message_type(trainer, in_process):
+    w_g = torch.zeros(in_process._site_of(3).global_model("lenet").parameters.size)
+    contents = {
+        protocol.REGISTER: protocol.encode_greeting("lenet"),
+        protocol.GLOBAL: protocol.encode_request(told(**GD, run_name="app"), {"theta": w_g}),
+        protocol.PERSONAL: personal(in_process, run_name="app"),
+        protocol.EVALUATE: personal(in_process, run_name="app", server_round=2),
+        protocol.FINISH: personal(in_process, run_name="app", server_round=2),
+    }
+    grid = InProcessGrid(app, 1)
+    grid.contexts[100] = fresh_context(trainer.address)
+    messages = [Message(content, dst_node_id=100, message_type=each) for each, content in contents.items()]
+    grid.push_messages(messages)
+    replies = grid.pull_messages([f"message-{index}" for index in range(len(messages))])
+    for (message_type, content), reply in zip(contents.items(), replies, strict=True):
+        assert not reply.has_error(), (message_type, reply)
+        assert reply.content == in_process.answer(message_type, content)
+
+
+@pytest.mark.parametrize(
+    ("message_type", "content", "sentence"),
+    [
+        ("train.personal", RecordDict(), "the message has no record 'instructions'"),
+        ("query.unknown", RecordDict(), "message type is 'query.unknown', but must be one of"),
+    ],
+)
+def test_a_refused_request_is_answered_with_its_sentence(trainer, message_type, content, sentence):
+    with pytest.raises(TrainerError, match=f"^{sentence}"):
+        ask(trainer.address, message_type, content)
+    assert still_answers(trainer)
+
+
+FAILED = "the site's trainer failed; its own log says why"
+
+
+def test_sentences_for_users_are_passed_on_and_of_other_errors_nothing_but_that_there_was_one(capsys):
+    def answer_of(error):
+        def answer(message_type, content):
+            raise error
+
+        return relay.unpack(resident._reply_to(relay.pack("evaluate", RecordDict()), answer))
+
+    assert answer_of(UserError("The disk is full.")) == ("error", b"The disk is full.")
+    assert answer_of(ProtocolError("malformed", "theta is missing")) == ("error", b"theta is missing")
+    assert capsys.readouterr().err == ""
+    shapes = "mat1 and mat2 shapes cannot be multiplied (8x31 and 77x3)"
+    for error in (RuntimeError(shapes), KeyError("x\ny"), torch.OutOfMemoryError("31 GiB")):
+        assert answer_of(error) == ("error", FAILED.encode())
+        written = capsys.readouterr().err  # for the operator
+        assert "Traceback" in written
+        assert str(error) in written
+
+
+def test_a_failure_in_the_sites_own_code_is_in_its_log_and_not_in_the_answer(in_process, tmp_path, capfd):
+    model = in_process._site_of(3).personal.model
+    request = personal(in_process)
+    (tmp_path / "secret").write_bytes(SECRET)
+    address = Address(str(tmp_path / "socket"), str(tmp_path / "secret"))
+    with served_here(tmp_path, in_process.answer):
+        model[5].in_features, model[5].forward = 31, lambda inputs: inputs @ torch.zeros(31, 3)
+        with pytest.raises(TrainerError) as error:
+            ask(address, protocol.PERSONAL, request)
+        del model[5].forward
+        assert protocol.decode_training_result(ask(address, protocol.PERSONAL, request)).num_examples == 20
+    assert str(error.value) == FAILED
+    assert "31x3" in capfd.readouterr().err
+
+
+# What clients do to it
+
+
+def test_a_message_of_50_mb_goes_through(trainer):
+    content = protocol.encode_greeting()
+    content["vectors"] = ArrayRecord({"theta": Array(torch.zeros(12_500_000).numpy())})
+    assert protocol.decode_registration(ask(trainer.address, protocol.REGISTER, content)).client_key == "site-1"
+
+
+def test_a_wrong_secret_is_refused_by_name_and_does_no_harm(trainer, tmp_path):
+    (tmp_path / "wrong").write_bytes(SECRET[::-1])
+    with pytest.raises(TrainerError, match=f"does not know the secret in {tmp_path}/wrong"):
+        ask(Address(trainer.address.socket, str(tmp_path / "wrong")), protocol.REGISTER, protocol.encode_greeting())
+    assert still_answers(trainer)
+
+
+def test_a_client_that_cannot_prove_the_secret_never_gets_to_its_request(trainer, in_process, tmp_path):
+    state = Path(trainer.address.secret).parent / "state/runs/unproven"
+    with raw_socket(trainer.address) as client:
+        connection = Connection(os.dup(client.fileno()))
+        with connection, contextlib.suppress(OSError, EOFError):
+            connection.recv_bytes(256)
+            connection.send_bytes(b"x" * 16)
+            connection.send_bytes(b"#CHALLENGE#" + b"y" * 20)
+            connection.send_bytes(relay.pack(protocol.FINISH, personal(in_process, run_name="unproven")))
+            while connection.recv_bytes(2**20):
+                pass
+    assert still_answers(trainer)
+    assert not state.exists()
+
+
+@pytest.mark.parametrize("garbage", [b"", b"\0\0", os.urandom(300), b"\xff" * 12], ids=["none", "two", "many", "long"])
+def test_garbage_before_the_challenge_does_no_harm(trainer, garbage):
+    with raw_socket(trainer.address) as client:
+        client.sendall(garbage)
+    assert still_answers(trainer)
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [b"", b"hello", b"mhp1evaluate" + bytes(8) + b"\xff\xff", b"mhp0evaluate" + bytes(8)],
+    ids=["empty", "short", "no records", "wrong version"],
+)
+def test_garbage_from_a_client_that_knows_the_secret_is_answered_as_such(trainer, request_bytes):
+    with known_client(trainer.address) as connection:
+        connection.send_bytes(request_bytes)
+        answer_type, sentence = relay.unpack(connection.recv_bytes())
+    assert answer_type == "error"
+    assert sentence.startswith(b"The trainer was sent bytes that are no request")
+    assert still_answers(trainer)
+
+
+def test_nothing_that_is_sent_is_unpickled(trainer, tmp_path):
+    import pickle
+
+    class Touch:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "touched",))
+
+    with known_client(trainer.address) as connection:
+        connection.send_bytes(pickle.dumps(Touch()))
+        assert relay.unpack(connection.recv_bytes())[0] == "error"
+    assert not (tmp_path / "touched").exists()
+
+
+def test_a_client_that_leaves_in_the_middle_does_no_harm(trainer, in_process):
+    request = relay.pack(protocol.PERSONAL, personal(in_process, run_name="left"))
+    with known_client(trainer.address) as connection:
+        os.write(connection.fileno(), len(request).to_bytes(4, "big") + request[: len(request) // 2])
+    with known_client(trainer.address) as connection:
+        connection.send_bytes(request)  # and does not wait for the answer
+    assert still_answers(trainer)
+
+
+def test_a_request_that_claims_more_bytes_than_allowed_is_dropped(trainer):
+    with known_client(trainer.address) as connection:
+        os.write(connection.fileno(), (-1).to_bytes(4, "big", signed=True) + (2**40).to_bytes(8, "big"))
+        with pytest.raises((EOFError, OSError)):
+            connection.recv_bytes()
+    assert still_answers(trainer)
+
+
+@contextlib.contextmanager
+def served_here(folder, answer):
+    """`serve` in a thread."""
+    end, ender = socket.socketpair()
+    with end, ender, resident._listening(folder / "socket") as listener:
+        thread = threading.Thread(target=resident.serve, args=(listener, SECRET, answer, end))
+        thread.start()
+        try:
+            yield
+        finally:
+            ender.send(b"!")
+            thread.join(timeout=20)
+            assert not thread.is_alive()
+
+
+def test_a_client_that_falls_silent_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(resident, "_PATIENCE", 1)
+    (tmp_path / "secret").write_bytes(SECRET)
+    address = Address(str(tmp_path / "socket"), str(tmp_path / "secret"))
+    with served_here(tmp_path, lambda message_type, content: content), raw_socket(address):
+        start = time.monotonic()
+        assert ask(address, "echo", RecordDict({"a": ConfigRecord({"b": 1})}))["a"]["b"] == 1
+        assert 0.5 < time.monotonic() - start < 8
+
+
+def test_two_clients_at_once_are_answered_one_after_the_other(tmp_path):
+    (tmp_path / "secret").write_bytes(SECRET)
+    address = Address(str(tmp_path / "socket"), str(tmp_path / "secret"))
+    at_once, most = 0, 0
+
+    def answer(message_type, content):
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        time.sleep(0.2)
+        at_once -= 1
+        return content
+
+    answers = []
+    with served_here(tmp_path, answer):
+        clients = [
+            threading.Thread(target=lambda i=i: answers.append(ask(address, "echo", protocol.encode_greeting(f"m{i}"))))
+            for i in range(3)
+        ]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+    assert sorted(answer["instructions"]["global-model"] for answer in answers) == ["m0", "m1", "m2"]
+    assert most == 1
+
+
+# Its end
+
+
+def wait_for(condition, seconds=20.0):
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+
+
+def in_thread(function, *arguments):
+    """Start it; returns the thread and where its result or error will be."""
+    results = []
+
+    def run():
+        try:
+            results.append(function(*arguments))
+        except Exception as error:
+            results.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, results
+
+
+def test_a_trainer_that_is_killed_at_work_is_told_at_once_and_its_place_can_be_taken(tmp_path, in_process):
+    with Trainer(tmp_path) as killed:
+        request = personal(in_process, local_epochs=1_000_000)
+        thread, results = in_thread(ask, killed.address, protocol.PERSONAL, request)
+        time.sleep(1.0)
+        assert thread.is_alive()
+        killed.process.kill()
+        start = time.monotonic()
+        thread.join(timeout=10)
+        assert time.monotonic() - start < 5
+        assert isinstance(results[0], TrainerError)
+        assert f"The trainer at {killed.address.socket} went away before it answered" in str(results[0])
+        killed.process.wait()  # its listening socket is closed by then
+        with pytest.raises(TrainerError, match=r"No trainer can be reached at .* start it"):
+            ask(killed.address, protocol.REGISTER, protocol.encode_greeting())
+    assert Path(killed.address.socket).exists()  # what was killed cannot clear up
+    with Trainer(tmp_path) as next_one:
+        assert still_answers(next_one)
+        request = personal(in_process, local_epochs=300)
+        thread, results = in_thread(ask, next_one.address, protocol.PERSONAL, request)
+        time.sleep(0.3)
+        assert next_one.stop() == 0
+        thread.join(timeout=10)
+        # It finished what it was asked before it ended.
+        assert results[0] == in_process.answer(protocol.PERSONAL, request)
+        assert not Path(next_one.address.socket).exists()
+        assert next_one.log.read_text() == ""
+
+
+def test_a_mistake_in_the_file_ends_it_with_the_sentence_and_status_2(tmp_path):
+    (tmp_path / "secret").write_bytes(SECRET)
+    path = site_file(tmp_path, model={"factory": "example_site.nets:raises"}, sed=1)
+    command = [sys.executable, "-m", "client_app.resident", "--site", str(path)]
+    command += ["--socket", str(tmp_path / "socket"), "--secret", str(tmp_path / "secret")]
+    ended = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    told = ended.stderr.splitlines()
+    assert len(told) == 2
+    assert f"{path}: there is no key 'sed'; did you mean 'seed'?" in told[0]
+    assert f"{path}: model: example_site.nets:raises raised ZeroDivisionError: no layers" in told[1]
+    assert not (tmp_path / "socket").exists()
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        (lambda folder: (folder / "secret").unlink(), "secret cannot be read: No such file"),
+        (lambda folder: (folder / "secret").write_bytes(b"short"), "has 5 bytes, but must have 16 or more"),
+        (lambda folder: (folder / "socket").write_text(""), "which is no socket"),
+    ],
+)
+def test_arguments_that_cannot_work_are_told(tmp_path, capsys, prepare, words):
+    (tmp_path / "secret").write_bytes(SECRET)
+    prepare(tmp_path)
+    arguments = ["--site", str(site_file(tmp_path)), "--socket", str(tmp_path / "socket")]
+    assert resident.main([*arguments, "--secret", str(tmp_path / "secret")]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_second_trainer_at_one_socket_is_refused(trainer, tmp_path, capsys):
+    arguments = ["--site", str(site_file(tmp_path)), "--socket", trainer.address.socket]
+    assert resident.main([*arguments, "--secret", trainer.address.secret]) == 2
+    assert "Another trainer listens at" in capsys.readouterr().err
+    assert still_answers(trainer)
+
+
+def test_sigterm_while_it_waits_ends_it_and_handlers_are_as_before(tmp_path, capsys):
+    (tmp_path / "secret").write_bytes(SECRET)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def terminate_when_it_listens():
+        wait_for((tmp_path / "socket").exists)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread, _ = in_thread(terminate_when_it_listens)
+    arguments = ["--site", str(site_file(tmp_path)), "--socket", str(tmp_path / "socket")]
+    assert resident.main([*arguments, "--secret", str(tmp_path / "secret")]) == 0
+    thread.join()
+    assert capsys.readouterr().out.startswith("ready: K = ")
+    assert not (tmp_path / "socket").exists()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+# The ClientApp's side
+
+
+def test_the_client_app_imports_neither_torch_nor_the_protocol_to_relay(trainer):
+    program = f"""
+import sys
+from flwr.app import Context, Message, RecordDict, ConfigRecord
+from flwr.supercore.task_identity import TaskIdentity
+TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
+from client_app.app import app
+node = {{"trainer-socket": {trainer.address.socket!r}, "trainer-secret": {trainer.address.secret!r}}}
+context = Context(run_id=1, node_id=5, node_config=node, state=RecordDict(), run_config={{}})
+greeting = RecordDict({{"instructions": ConfigRecord({{"protocol-version": {protocol.VERSION}}})}})
+reply = app(Message(greeting, dst_node_id=5, message_type="query.register"), context)
+print(reply.content["registration"]["client-key"])
+heavy = "torch", "torchvision", "yaml", "scipy", "pyarrow", "matplotlib"
+print([name for name in sys.modules if name.partition(".")[0] in heavy])
+print(sorted(name for name in sys.modules if name.partition(".")[0] in ("client_app", "common", "server_app")))
+"""
+    command = [sys.executable, "-c", program]
+    told = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=True).stdout
+    ours = ["client_app", "client_app.app", "client_app.relay", "common", "common.errors"]
+    assert told.splitlines() == ["site-1", "[]", str(ours)]
+
+
+@pytest.mark.parametrize("key", ["trainer-socket", "trainer-secret"])
+def test_half_an_address_is_told(key):
+    with pytest.raises(UserError, match=f"has {key}, but must have both"):
+        relay.address_in({key: "/somewhere"})
+    assert relay.address_in({"partition-id": 0}) is None
+
+
+def test_a_listener_that_is_no_trainer_is_told(tmp_path):
+    (tmp_path / "secret").write_bytes(SECRET)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+
+        def speak():
+            with contextlib.closing(listener.accept()[0]) as client:
+                client.sendall(b"\0\0\0\4HTTP")
+
+        thread, _ = in_thread(speak)
+        with pytest.raises(TrainerError, match="went away before it answered"):
+            ask(Address(str(tmp_path / "socket"), str(tmp_path / "secret")), "evaluate", RecordDict())
+        thread.join()
