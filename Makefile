@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install run test lint clean
+.PHONY: install run test lint docker-demo clean
 
 install: $(VENV)/.installed
 
@@ -25,6 +25,10 @@ lint: install
 
 test: lint
 	$(BIN)/pytest
+
+# A server and four sites in containers of their own; needs Docker with Compose, and nothing else.
+docker-demo:
+	docker/demo.sh
 
 clean:
 	rm -rf $(VENV) results .pytest_cache .mypy_cache .ruff_cache

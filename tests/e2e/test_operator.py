@@ -1,0 +1,142 @@
+"""The operator's commands with Flower's real processes on loopback: TLS and SuperNode authentication on."""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import psutil
+import pytest
+from flower_processes import BIN, environment, run
+
+from common.processes import free_port
+
+pytestmark = pytest.mark.e2e
+
+# `mh-pfedhn` with a trainer that serves nothing.
+SITE = """
+import sys
+from common import deploy
+TRAINER = "import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); time.sleep(600)"
+deploy.trainer_command = lambda site, path, secret: [sys.executable, "-c", TRAINER, str(path)]
+from common.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def home(tmp_path):
+    """Where the test's processes run, so that nothing touches the user's own Flower."""
+    (tmp_path / "site.yaml").write_text("")
+    return tmp_path
+
+
+@pytest.fixture
+def start(home):
+    """Start a command in the background; its log is a file of its name. What is left at the end is terminated."""
+    with contextlib.ExitStack() as stack:
+
+        def end(process):
+            process.terminate()
+            try:
+                process.wait(timeout=40)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+        def start(name, *words):
+            with (home / f"{name}.log").open("wb") as log:
+                process = subprocess.Popen(
+                    [str(word) for word in words],
+                    cwd=home,
+                    env=environment(home / "flwr"),
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            stack.callback(end, process)
+            return process
+
+        yield start
+        for log in sorted(home.glob("*.log")):
+            print(f"--- {log.name} ---\n{log.read_text()[-4000:]}")
+
+
+def until(what, condition, within=60.0):
+    ends = time.monotonic() + within
+    while not (met := condition()):
+        assert time.monotonic() < ends, f"{what}: not within {within} s"
+        time.sleep(0.2)
+    return met
+
+
+def says(home, name, text, times=1):
+    until(f"{name} says {text!r}", lambda: (home / f"{name}.log").read_text().count(text) >= times)
+
+
+def statuses(home):
+    done = run(
+        *(BIN / "flwr", "supernode", "list", "consortium", "--format", "json"), env=environment(home / "flwr"), cwd=home
+    )
+    return Counter(node["status"] for node in json.loads(done.stdout).get("nodes", []))
+
+
+def other_address():
+    """An address of this machine that is not loopback, or None."""
+    addresses = [address for entries in psutil.net_if_addrs().values() for address in entries]
+    ours = [entry.address for entry in addresses if entry.family == socket.AF_INET]
+    return next((address for address in ours if not address.startswith("127.")), None)
+
+
+def test_a_consortium_comes_up_survives_a_crash_and_loses_a_site(home, start):
+    certs, port = home / "certs", free_port()
+    certs_command = (BIN / "mh-pfedhn", "certs", certs)
+    done = run(*certs_command, "--host", "localhost", "--site", "a", env=os.environ, cwd=home)
+    assert done.returncode == 0
+    server = start("server", BIN / "mh-pfedhn", "server", "--state", "state", "--certs", certs, "--port", port)
+
+    def site(name):
+        words = ["site", "run", "site.yaml", "--server", f"localhost:{port}", "--port", free_port()]
+        words += ["--ca", certs / "ca.crt", "--key", certs / "sites" / name]
+        return start(name, sys.executable, "-c", SITE, *words)
+
+    says(home, "server", "Registered a as node")
+    run(*certs_command, "--site", "b", "--site", "stranger", env=os.environ, cwd=home)
+    (certs / "sites" / "stranger.pub").unlink()
+    sites = [site("a"), site("b"), site("stranger")]
+    says(home, "server", "Registered b as node")
+    says(home, "stranger", "the server refused it")
+    until("two nodes are online", lambda: statuses(home) == {"online": 2})
+
+    # Other machines may be sites and nothing else.
+    if address := other_address():
+        context = ssl.create_default_context(cafile=certs / "ca.crt")
+        connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, source_address=(address, 0))
+        connection.request("POST", "/v1/control/list-nodes")
+        assert connection.getresponse().status == 403
+
+    superlink = next(child for child in psutil.Process(server.pid).children() if "common.deploy" in child.cmdline())
+    superlink.send_signal(signal.SIGKILL)
+    says(home, "server", "signal SIGKILL. It starts again in 1 s.")
+    says(home, "server", "The server is up", times=2)
+    for name in ("a", "b"):
+        says(home, name, "Connection successful")
+    until("the registrations survived", lambda: statuses(home) == {"online": 2})
+
+    (certs / "sites" / "b.pub").unlink()
+    says(home, "server", "Unregistered b, node")
+    assert statuses(home) == {"online": 1, "unregistered": 1}
+    says(home, "b", "supernode ended after")
+
+    for process in (*sites, server):
+        process.terminate()
+    assert [process.wait(timeout=40) for process in (*sites, server)] == [0, 0, 0, 0]
+    assert "The server has stopped." in (home / "server.log").read_text()
+    assert (home / "state" / "state.db").exists()
+    assert not (home / "state").stat().st_mode & 0o077
