@@ -65,7 +65,11 @@ class Federation:
     def _start(self, name: str, *words: object) -> None:
         with (self.home / f"{name}.log").open("wb") as log:
             command = [str(BIN / "mh-pfedhn"), *map(str, words)]
-            process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
+            # Sites have a Flower home of their own, as on machines of their own: there the app is unpacked.
+            home = {} if name == "server" else {"FLWR_HOME": str(self.home / f"flwr-{name}")}
+            process = subprocess.Popen(
+                command, env=self.environment | home, stdout=log, stderr=log, start_new_session=True
+            )
 
         def end() -> None:
             process.terminate()

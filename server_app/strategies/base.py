@@ -38,6 +38,8 @@ Vectors = Mapping[str, Tensor]
 
 _START_PATIENCE = 300.0  # seconds
 _PAUSE = 1.0  # seconds between looks for clients
+_REST = 10.0  # seconds after which a node is asked again whose registration failed for one of these reasons
+_PASSING = ("client-raised", "client-crashed", "client-not-loadable", "node-unavailable", "message-unavailable")
 _TTL_MARGIN = 60.0  # seconds that Flower keeps a message beyond the deadline, so that it is ours that ends an exchange
 MAX_GRAD_NORM = 50.0  # of a client's gradients, as in the authors' code
 
@@ -76,6 +78,7 @@ class RoundStrategy(Strategy):
         self.tracker = run.tracker
         self.registry = Registry(run.config.max_params)
         self._refused: set[int] = set()  # nodes whose registration failed
+        self._asked_again_at: dict[int, float] = {}  # nodes whose registration failed for a reason that may pass
         self._present: set[str] = set()  # clients that were connected when last looked
         self.record = RoundRecord(0)  # of the round under way
         self._evaluations: dict[str, Evaluation] = {}
@@ -331,7 +334,8 @@ class RoundStrategy(Strategy):
     def _register_new_nodes(self, grid: Grid) -> None:
         live = set(grid.get_node_ids())
         self._refused &= live  # a node that went away may try again
-        new = sorted(live - self.registry.nodes() - self._refused)
+        resting = {node for node, until in self._asked_again_at.items() if time.monotonic() < until}
+        new = sorted(live - self.registry.nodes() - self._refused - resting)
         if new:
             known = {client.key for client in self.registry.clients}
             # The first exchange of a simulation waits for its workers to start, whatever the deadline of a round.
@@ -350,7 +354,10 @@ class RoundStrategy(Strategy):
                     self._exchange_under_way.reject(name, error.reason, error.detail)
                     if error.reason == KEY_IN_USE:
                         taken.add(message.metadata.src_node_id)
-            self._refused |= set(new) - self.registry.nodes() - taken
+            reasons = {failure.client: failure.reason for failure in self.record.failures}
+            passing = {node for node in new if reasons.get(f"node {node}") in _PASSING}
+            self._asked_again_at |= dict.fromkeys(passing, time.monotonic() + _REST)
+            self._refused |= set(new) - self.registry.nodes() - taken - passing
             # In order of their keys, so that the outcome does not depend on who answered first.
             joining = [client for client in self.registry.clients if client.key not in known]
             for batch in [[client] for client in joining] if known else filter(None, [joining]):

@@ -107,7 +107,8 @@ class Consortium:
             process = subprocess.Popen(
                 [str(BIN / "mh-pfedhn"), *map(str, words)],
                 cwd=self.home,
-                env=environment(self.home / "flwr"),
+                # A Flower home of its own, as on a machine of its own: there the app is unpacked.
+                env=environment(self.home / f"flwr-{name}" if name != "server" else self.home / "flwr"),
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

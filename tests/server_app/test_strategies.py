@@ -244,6 +244,22 @@ def test_a_training_reply_tells_delta_counts_and_losses_and_nothing_else(run_con
         }
 
 
+def test_a_node_whose_trainer_was_not_there_is_asked_again_after_a_while(small, monkeypatch):
+    asked = []
+
+    def comes_up(message, reply):
+        asked.append(message)
+        if len(asked) == 1:
+            raise RuntimeError("the trainer is being restarted")
+        return reply
+
+    monkeypatch.setattr("server_app.strategies.base._REST", 0.0)
+    played = play(small, Scripted({("1", protocol.REGISTER): comes_up}))
+    assert len(asked) == 2
+    assert [line["failures"] for line in played.lines] == [{"client-raised": 1}, {}, {}]
+    assert [line["clients"] for line in played.lines] == [NUM_CLIENTS - 1, NUM_CLIENTS, NUM_CLIENTS]
+
+
 def test_a_node_that_cannot_register_is_reported_and_the_others_go_on(small):
     def breaks(message, reply):
         raise RuntimeError("no partition")
@@ -262,7 +278,7 @@ def test_a_node_that_cannot_register_is_reported_and_the_others_go_on(small):
         ("node 103", "malformed"),
     ]
     assert "no partition" in first["failure-list"][0]["detail"]
-    assert all(line["failures"] == {} for line in later)  # and not asked again
+    assert all(line["failures"] == {} for line in later)  # and not asked again at once
     assert [line["clients"] for line in played.lines] == [2, 2, 2]
     assert len(played.sent(protocol.REGISTER)) == NUM_CLIENTS
 
