@@ -16,7 +16,9 @@ from flwr.serverapp import Grid
 
 from common.errors import UserError
 
-_FIRST_PAUSE = 0.02  # seconds between looks for replies, at first
+# Seconds between looks for replies: a share of what has been waited, so that what looking adds to a wait is small.
+_FIRST_PAUSE = 0.02
+_PAUSE_SHARE = 0.01
 _LONGEST_PAUSE = 0.5
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -79,7 +81,8 @@ class Exchange:
 
         A consumer that finds a yielded reply bad calls `reject` before it asks for the next.
         """
-        ends = time.monotonic() + self._deadline
+        began = time.monotonic()
+        ends = began + self._deadline
         waiting: dict[str, str] = {}  # message id -> client key
         for client, request in self._requests.items():
             # One by one: of several, Flower does not say which were refused (too large, or the node is gone).
@@ -89,7 +92,6 @@ class Exchange:
             else:
                 self.reject(client, "not-sent", "Flower refused the message: the node is gone or the message too large")
         arrived: set[str] = set()
-        pause = _FIRST_PAUSE
         while waiting:
             messages = list(self._grid.pull_messages(list(waiting)))
             for message in messages:
@@ -107,10 +109,11 @@ class Exchange:
                     yield client, message
             if len(arrived - self._rejected) >= self._needed or not waiting:
                 break
-            if time.monotonic() >= ends:
+            now = time.monotonic()
+            if now >= ends:
                 break
-            pause = _FIRST_PAUSE if messages else min(2 * pause, _LONGEST_PAUSE)
-            time.sleep(min(pause, max(ends - time.monotonic(), 0.0)))
+            pause = min(max(_FIRST_PAUSE, _PAUSE_SHARE * (now - began)), _LONGEST_PAUSE)
+            time.sleep(min(pause, ends - now))
         for client in waiting.values():
             self.reject(client, "late", "no reply came before the exchange ended")
 

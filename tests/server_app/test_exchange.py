@@ -61,10 +61,16 @@ def test_a_reply_is_handed_on_before_the_others_arrive(clock):
     assert arrivals[1][2] < arrivals[2][2]
 
 
-def test_looks_become_rarer_while_nothing_comes_but_never_rarer_than_half_a_second(clock):
-    talk = Talk(hold={"a": 20, "b": 20, "c": 20})
-    talk.run()
-    assert 0.5 * 14 < clock.now - 1000 < 0.5 * 20
+def test_looks_become_rarer_the_longer_nothing_comes_but_never_rarer_than_half_a_second(clock, monkeypatch):
+    pauses = []  # (waited so far, pause)
+    sleep = clock.sleep
+    monkeypatch.setattr(clock, "sleep", lambda seconds: (pauses.append((clock.now - 1000, seconds)), sleep(seconds)))
+    talk = Talk(hold={"a": 600, "b": 600, "c": 600}, deadline=1000)
+    assert sorted(talk.run()) == ["a", "b", "c"]
+    assert pauses[0][1] == 0.02
+    assert pauses[-1][1] == 0.5
+    assert all(pause <= max(0.02, 0.01 * waited + 1e-9) for waited, pause in pauses)
+    assert all(pause >= min(0.01 * waited, 0.5) - 1e-9 for waited, pause in pauses)
 
 
 @pytest.mark.parametrize(
@@ -98,8 +104,8 @@ def test_the_deadline_ends_the_exchange_and_the_missing_are_late(clock):
 
 
 def test_a_reply_that_is_there_at_the_deadline_counts(clock):
-    # Looks at 0, 0.02, 0.06 and, cut short by the deadline, 0.1.
-    talk = Talk(deadline=0.1, hold={"a": 3, "b": 4, "c": 0})
+    # Looks at 0, 0.02, 0.04 and, cut short by the deadline, 0.05.
+    talk = Talk(deadline=0.05, hold={"a": 3, "b": 4, "c": 0})
     assert talk.run() == ["c", "a"]
     assert talk.failures == [("b", "late")]
 
