@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from client_app.privacy import Privacy
 from client_app.samples import ImageSamples, Samples
 from client_app.store import State
 from client_app.training import CountCorrect, Criterion, argmax_correct
@@ -79,6 +80,7 @@ class Site:
     build_global: Callable[[str], GeneratedModel] | None = None
     loss: Criterion = functional.cross_entropy
     correct: CountCorrect = argmax_correct
+    privacy: Privacy | None = None  # None: what is sent is not noised
 
     def global_model(self, name: str) -> GeneratedModel:
         """The public global model. Raises ProtocolError when the site does not deploy it or does not know it."""
@@ -120,6 +122,7 @@ def simulated_site(config: Config, partition_id: int, num_nodes: int) -> Site:
         test=_samples(dataset, part.test, device),
         group=_group(name, config.seed) if config.heads == "by-architecture" else "",
         build_global=build if _deploys_global_model(config, partition_id, num_parts) else None,
+        privacy=_privacy(config),
     )
 
 
@@ -138,6 +141,12 @@ def _deploys_global_model(config: Config, partition_id: int, num_parts: int) -> 
     first, count = (0, num_trained) if partition_id < num_trained else (num_trained, config.held_out)
     order = torch.randperm(count, generator=seeded_generator(config.seed, "gd-fraction"))
     return partition_id - first in order[: round(config.gd_fraction * count)]
+
+
+def _privacy(config: Config) -> Privacy | None:
+    if not config.clipping_norm:
+        return None
+    return Privacy(config.clipping_norm, config.noise_multiplier, config.privacy_delta, is_secret=False)
 
 
 def _samples(dataset: Dataset, indices: Tensor, device: torch.device) -> ImageSamples:

@@ -5,6 +5,7 @@ The file's keys are those of `_KEYS`; a complete example is in `examples/site`.
 
 import contextlib
 import functools
+import math
 import os
 import re
 import sys
@@ -22,11 +23,13 @@ from torch.nn.parameter import is_lazy
 
 from client_app.factories import NAME, Factory, a, describe, move_to, nearest
 from client_app.first_batch import default_correct, default_loss, dtype, length, shapes, structure, try_first_batch
+from client_app.privacy import Ledger, Privacy
 from client_app.randomness import seeded
 from client_app.samples import DatasetSamples, Inputs, Samples, TensorSamples, map_inputs
 from client_app.site import GeneratedModel, Site
 from client_app.training import CountCorrect, Criterion
 from common import protocol
+from common.config import MIN_NOISE_MULTIPLIER
 from common.device import resolve_device
 from common.errors import ProtocolError, UserError
 from common.models import ImageShape, build_model
@@ -48,6 +51,7 @@ class SiteFile:
     seed: int | None
     device: torch.device
     client_key: str  # empty: the one in state-dir
+    privacy: Privacy | None  # of what is sent
 
     def run_folder(self, run_name: str) -> Path:
         """Where this site keeps its files of a run."""
@@ -144,6 +148,7 @@ class PrivateSite:
             build_global=build_global if file.deploy_global else None,
             loss=self.loss,
             correct=self._correct,
+            privacy=file.privacy,
         )
 
 
@@ -160,6 +165,9 @@ def load_site(path: Path) -> PrivateSite:
     with mistakes.noted():
         _check_state_dir(file.state_dir)
         file.stored_client_key()
+    with mistakes.noted():
+        if file.privacy and file.privacy.ledger:
+            Ledger(file.privacy.ledger)
     if "model" in values:
         with mistakes.noted():
             personal = build_personal(file, file.seed or 0)
@@ -298,6 +306,8 @@ def _read(path: Path, mistakes: _Mistakes) -> dict[str, Any]:
 
 def _site_file(path: Path, values: Mapping[str, Any]) -> SiteFile:
     """With something in the place of what is missing or wrong, which is known by then."""
+    state_dir = path.parent / Path(values.get("state-dir", ".")).expanduser()
+    privacy = values.get("privacy")
     return SiteFile(
         path=path,
         model=values.get("model", Factory("model", "", {})),
@@ -307,10 +317,11 @@ def _site_file(path: Path, values: Mapping[str, Any]) -> SiteFile:
         deploy_global=values.get("deploy-global", False) and {"input-shape", "num-classes"} <= values.keys(),
         input_shape=values.get("input-shape", (0, 0, 0)),
         num_classes=values.get("num-classes", 0),
-        state_dir=path.parent / Path(values.get("state-dir", ".")).expanduser(),
+        state_dir=state_dir,
         seed=values.get("seed"),
         device=values.get("device", resolve_device("auto")),
         client_key=values.get("client-key", ""),
+        privacy=Privacy(**privacy, ledger=state_dir / "privacy.json") if privacy else None,
     )
 
 
@@ -384,6 +395,33 @@ def _device(value: object) -> torch.device:
         raise ValueError("auto or cpu, because PyTorch finds no CUDA device on this machine") from None
 
 
+def _privacy(value: object) -> dict[str, float]:
+    """Keyword arguments of `Privacy`."""
+    form = "a mapping such as {clipping-norm: 1.0, noise-multiplier: 1.0, delta: 1e-5, max-epsilon: 50}"
+    if not isinstance(value, dict):
+        raise ValueError(form)
+    for key in value:
+        if key not in _PRIVACY:
+            raise ValueError(f"{form}: there is no key {key!r} in it{nearest(str(key), list(_PRIVACY))}")
+    for key in ("clipping-norm", "noise-multiplier"):
+        if key not in value:
+            raise ValueError(f"{form}: its {key} is missing")
+    for key, number in value.items():
+        least, below = _PRIVACY[key]
+        if isinstance(number, bool) or not isinstance(number, int | float) or not least <= number < below:
+            within = f"of at least {least:g}" + (f" and below {below:g}" if below < math.inf else "")
+            raise ValueError(f"{form}: its {key} is a number {within}")
+    return {key.replace("-", "_"): float(number) for key, number in value.items()}
+
+
+# Key -> least value, and the one that is too much.
+_PRIVACY = {
+    "clipping-norm": (1e-6, math.inf),
+    "noise-multiplier": (MIN_NOISE_MULTIPLIER, math.inf),
+    "delta": (1e-20, 1.0),
+    "max-epsilon": (1e-6, math.inf),
+}
+
 _KEYS: dict[str, Callable[[object], Any]] = {
     "model": _factory,
     "data": _factory,
@@ -399,6 +437,7 @@ _KEYS: dict[str, Callable[[object], Any]] = {
     "seed": _seed,
     "device": _device,
     "client-key": _label,
+    "privacy": _privacy,
 }
 _EXAMPLES = {
     "model": 'model: {factory: "hospital.nets:build"}',

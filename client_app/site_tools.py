@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from client_app.factories import describe, nearest
-from client_app.site_file import PrivateSite, build_personal, load_site, read_site_file
+from client_app.privacy import Ledger
+from client_app.site_file import PrivateSite, SiteFile, build_personal, load_site, read_site_file
 from client_app.trainer import PERSONAL_MODEL
 from common.config import RUN_NAME
 from common.errors import UserError
@@ -17,6 +18,7 @@ from common.models import build_model
 from common.params import ParameterVector
 
 _CHUNK_SIZE = 3072  # the paper's N
+_UPLOADS = (1, 10, 100)  # numbers of uploads for which `check` says what they would cost
 _GLOBAL_MODEL = "lenet"  # the server's default
 
 
@@ -82,8 +84,27 @@ def _here(site: PrivateSite) -> list[str]:
         f"  frozen                   {_counted(personal.model, frozen)}",
         f"Data: {len(site.train):,} training samples, {len(site.test):,} test samples",
         f"Loss of the first training samples at the initialisation: {site.first_loss:.4f}",
+        *_privacy(file),
         f"Files: {file.state_dir}",
     ]
+
+
+def _privacy(file: SiteFile) -> list[str]:
+    """What the noise costs and has cost; nothing without any."""
+    if not file.privacy or not file.privacy.ledger:
+        return []
+    ledger, privacy = Ledger(file.privacy.ledger), file.privacy
+    limit = "no limit" if privacy.max_epsilon == math.inf else f"limit (max-epsilon) {privacy.max_epsilon:g}"
+    after = ", ".join(f"{ledger.spent(privacy, more).epsilon:.4g} after {more} more" for more in _UPLOADS)
+    return [
+        f"Differential privacy of uploads: norm clipped to {privacy.clipping_norm:g}, noise of standard deviation "
+        f"{privacy.noise_std:g} a value",
+        f"  epsilon at delta {privacy.delta:g}   {ledger.spent(privacy).epsilon:.4g} so far, {after}; {limit}",
+    ]
+
+
+def _noised(file: SiteFile) -> str:
+    return ", clipped and noised" if file.privacy else ""
 
 
 def _counted(model: nn.Module, names: list[str]) -> str:
@@ -99,7 +120,7 @@ def _there(site: PrivateSite) -> list[str]:
         f"  K                  {site.personal.parameters.size:,}",
         f"  client key         {file.stored_client_key() or 'a random one, made at the first start'}",
         f"  training samples   {len(site.train):,}, the number",
-        "  every round        how far training moved the K generated values, and the mean training loss",
+        f"  every round        how far training moved the K generated values{_noised(file)}, and the mean loss",
         f"  when it asks       how many of the {len(site.test):,} test samples were right, and their mean loss",
     ]
     if file.group:
@@ -108,5 +129,8 @@ def _there(site: PrivateSite) -> list[str]:
         model = build_model(_GLOBAL_MODEL, file.input_shape, file.num_classes, seed=0)
         num_params = ParameterVector(model).size
         lines.append(f"  K_g                {num_params:,}, if its global model is {_GLOBAL_MODEL}")
-        lines.append("  every round        how far training moved the K_g values of the global model, and its loss")
+        lines.append(
+            f"  every round        how far training moved the K_g values of the global model{_noised(file)}, and its "
+            "loss"
+        )
     return [*lines, "Code, layers, shapes, names and data stay here."]

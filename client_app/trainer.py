@@ -5,6 +5,7 @@ in a process of its own (`resident.py`).
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from flwr.app import ConfigRecordValues, Context, RecordDict
 
 from client_app.methods import METHODS, distill
 from client_app.methods.base import Task, Vectors
+from client_app.privacy import Ledger, secret_normal, seeded_normal
 from client_app.site import Site, simulated_site
 from client_app.store import ClientStore
 from client_app.training import all_finite, evaluate
@@ -20,7 +22,7 @@ from common.codec import decode, encode, lossless
 from common.config import load_config
 from common.errors import ProtocolError, UserError
 from common.evaluation import Evaluation
-from common.protocol import Instructions, Registration, TrainingResult
+from common.protocol import Instructions, PrivacySpent, Registration, TrainingResult
 
 PERSONAL_MODEL = "personal-model"  # name in the client's store
 
@@ -62,11 +64,14 @@ class Trainer:
             raise ProtocolError("malformed", "local-epochs is 0, but must be at least 1 in a personal exchange")
         method = METHODS[instructions.method]
         site = self._site_of(instructions.seed)
-        task = self._task(site, content, instructions, method.incoming(site))
+        incoming = method.incoming(site)
+        task = self._task(site, content, instructions, incoming)
+        if incoming:
+            self._check_budget(task)  # for a method that gets vectors sends some back
         method.load(task)
         evaluation = _test(site) if instructions.evaluate else None
         loss, vectors = method.train(task)
-        return _training_result(task, TrainingResult(len(site.train), loss, evaluation), vectors, "personal")
+        return self._training_result(task, TrainingResult(len(site.train), loss, evaluation), vectors, "personal")
 
     def train_global(self, content: RecordDict) -> RecordDict:
         """Train the global model of MH-pFedHNG and MH-pFedHNGD, and answer with counts, loss and its delta."""
@@ -75,8 +80,10 @@ class Trainer:
             raise ProtocolError("malformed", f"method {instructions.method!r} has no global exchange")
         site = self._site_of(instructions.seed)
         task = self._task(site, content, instructions, distill.incoming_global(site, instructions.global_model))
+        if instructions.local_epochs > 0:
+            self._check_budget(task)
         loss, vectors = distill.train_global(task)
-        return _training_result(task, TrainingResult(len(site.train), loss, None), vectors, "global")
+        return self._training_result(task, TrainingResult(len(site.train), loss, None), vectors, "global")
 
     def evaluate(self, content: RecordDict) -> RecordDict:
         """Load what came and answer with the result of testing it."""
@@ -110,6 +117,33 @@ class Trainer:
         store = ClientStore(folder, instructions.server_round, instructions.checkpoint_round, previous)
         return Task(site, store, instructions, vectors)
 
+    def _training_result(self, task: Task, result: TrainingResult, vectors: Vectors, exchange: str) -> RecordDict:
+        """The reply: noised where the site protects its uploads, in the wire form that the server asked for."""
+        if task.site.privacy and vectors:
+            vectors, spent = self._protected(task, vectors, exchange)
+            result = replace(result, privacy=spent)
+        return _encode(task, result, vectors, exchange)
+
+    def _protected(self, task: Task, vectors: Vectors, exchange: str) -> tuple[Vectors, PrivacySpent]:
+        site, told = task.site, task.instructions
+        assert site.privacy is not None
+        generator = site.generator(told.seed, told.server_round, f"/noise/{exchange}")
+        normal = secret_normal if site.privacy.is_secret else seeded_normal(generator)
+        ledger = self._ledger(task)
+        noised = {}
+        for name, vector in vectors.items():
+            noised[name] = site.privacy.protect(vector, normal)
+            spent = ledger.add(site.privacy)
+        return noised, spent
+
+    def _check_budget(self, task: Task) -> None:
+        if task.site.privacy:
+            self._ledger(task).check(task.site.privacy)
+
+    def _ledger(self, task: Task) -> Ledger:
+        assert task.site.privacy is not None
+        return Ledger(task.site.privacy.ledger or self._folder_of(task.instructions.run_name) / "privacy.json")
+
 
 _ANSWERS: dict[str, Callable[[Trainer, RecordDict], RecordDict]] = {
     protocol.REGISTER: Trainer.register,
@@ -125,7 +159,7 @@ def _test(site: Site) -> Evaluation:
     return evaluate(site.personal.model, site.test, site.loss, site.correct)
 
 
-def _training_result(task: Task, result: TrainingResult, vectors: Vectors, exchange: str) -> RecordDict:
+def _encode(task: Task, result: TrainingResult, vectors: Vectors, exchange: str) -> RecordDict:
     """The reply in the wire form that the server asked for, and with what earlier ones had to leave out."""
     told = task.instructions
     if told.error_feedback and not lossless(told.upload) and all_finite(vectors.values()):

@@ -38,6 +38,7 @@ SITES = "sites"  # each site of a deployment brings its own data
 DATASETS = ("fashion-mnist", "cifar10", "cifar100", "emnist-byclass", "tiny-imagenet", "parquet", "npz", SITES)
 MODELS = ("lenet", "vgg8", "resnet10", "resnet12", "resnet18", "mlp", "squeezenet1_0", "squeezenet1_1")
 AUTO = "auto"
+MIN_NOISE_MULTIPLIER = 1e-3  # with less, epsilon is no number that says anything
 
 # A run's name is the name of a folder, and of nothing outside it.
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -165,6 +166,17 @@ class Config:
     download: str = _option("dense", "wire form of what the server sends", choices=DOWNLOADS)
     topk_fraction: float = _option(0.3, "share of the values, the largest, that upload topk sends", above=0, maximum=1)
     error_feedback: bool = _option(False, "clients keep what a lossy upload left out and add it to their next one")
+
+    clipping_norm: float = _option(
+        0.0,
+        "C: simulated clients clip what they send to this norm and add Gaussian noise; 0: neither (sites decide for "
+        "themselves)",
+        minimum=0,
+    )
+    noise_multiplier: float = _option(
+        1.0, "z: standard deviation of that noise in multiples of its sensitivity 2C", minimum=MIN_NOISE_MULTIPLIER
+    )
+    privacy_delta: float = _option(1e-5, "delta at which the epsilon of that noise is reported", above=0, maximum=0.5)
 
     deadline: float = _option(3600.0, "seconds after which an exchange ends without the missing replies", above=0)
     quorum: float = _option(1.0, "share of the cohort whose good replies end an exchange early", above=0, maximum=1)
@@ -306,6 +318,11 @@ def _check_together(config: Config) -> None:
         raise UserError(f"mode is 'adapt', but method {config.method!r} has no hypernetwork that could adapt.")
     if config.mode == "adapt" and config.resume == "latest":
         raise UserError("resume is 'latest', but mode 'adapt' starts from another run: name its folder.")
+    if config.dataset == SITES and config.clipping_norm:
+        raise UserError(
+            f"clipping-norm is {config.clipping_norm:g}, but dataset is 'sites', and each site decides how it protects "
+            "what it sends: set privacy in its own file."
+        )
     if config.resume == "latest" and not config.run_name:
         raise UserError("resume is 'latest', so run-name must say of which run.")
 

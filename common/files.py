@@ -1,7 +1,9 @@
 """Writing files so that a crash or a full disk leaves what was there before."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import torch
 
@@ -11,10 +13,19 @@ def write_tensors(path: Path, content: object) -> None:
 
     Raises OSError when it cannot be written.
     """
+    _write(path, lambda file: torch.save(content, file))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write bytes, whole or not at all; they are on the disk when this returns. Raises OSError."""
+    _write(path, lambda file: file.write(content))
+
+
+def _write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
     temporary = path.with_name(f"{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
-            torch.save(content, file)
+            fill(file)
             file.flush()
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:

@@ -83,12 +83,21 @@ class Instructions:
 
 
 @dataclass(frozen=True)
+class PrivacySpent:
+    """The guarantee (epsilon, delta) that covers all vectors that a client has sent so far."""
+
+    epsilon: float
+    delta: float
+
+
+@dataclass(frozen=True)
 class TrainingResult:
     """What a client tells about a round of training, beside its vectors."""
 
     num_examples: int
     train_loss: float  # mean over all samples of all local epochs
     evaluation: Evaluation | None  # of the weights as received
+    privacy: PrivacySpent | None = None  # by clients that send noised vectors
 
 
 @dataclass(frozen=True)
@@ -213,6 +222,8 @@ def encode_training_result(
     metrics = MetricRecord({"num-examples": result.num_examples, "train-loss": result.train_loss})
     if result.evaluation:
         metrics.update(_evaluation_metrics(result.evaluation))
+    if result.privacy:
+        metrics.update({"privacy-epsilon": result.privacy.epsilon, "privacy-delta": result.privacy.delta})
     content = RecordDict({_METRICS: metrics})
     if vectors:
         content[_VECTORS] = _encode_vectors(vectors, upload, topk_fraction)
@@ -224,7 +235,8 @@ def decode_training_result(content: RecordDict) -> TrainingResult:
     metrics = _metrics(content)
     num_examples = _whole(metrics, "num-examples", minimum=1)
     evaluation = _decode_evaluation(metrics) if "correct" in metrics else None
-    return TrainingResult(num_examples, _finite(metrics, "train-loss"), evaluation)
+    privacy = _decode_privacy(metrics) if "privacy-epsilon" in metrics else None
+    return TrainingResult(num_examples, _finite(metrics, "train-loss"), evaluation, privacy)
 
 
 def encode_evaluation(evaluation: Evaluation) -> RecordDict:
@@ -317,6 +329,13 @@ def _decode_evaluation(metrics: MetricRecord) -> Evaluation:
     if correct > total:
         raise ProtocolError("malformed", f"correct is {correct}, more than the total of {total}")
     return Evaluation(correct, total, _finite(metrics, "loss"))
+
+
+def _decode_privacy(metrics: MetricRecord) -> PrivacySpent:
+    epsilon, delta = _finite(metrics, "privacy-epsilon"), _finite(metrics, "privacy-delta")
+    if epsilon < 0 or not 0 < delta < 1:
+        raise ProtocolError("malformed", f"privacy-epsilon is {epsilon} and privacy-delta {delta}, which is no privacy")
+    return PrivacySpent(epsilon, delta)
 
 
 def _metrics(content: RecordDict) -> MetricRecord:

@@ -85,6 +85,9 @@ class ClientRow:
     best_round: int | None = None
     rounds_trained: int = 0
     failures: int = 0
+    # The guarantee that covers all that it has sent; None where nothing was noised.
+    epsilon: float | None = None
+    delta: float | None = None
     known: bool = False  # an adapt run's checkpoint has it: it is evaluated, but not trained
 
 
@@ -135,7 +138,8 @@ class Run:
 
         None stands for what was never evaluated. The best of a number is its maximum over rounds, so that
         `best-accuracy-mean` may be of another round than `best-accuracy`. `last-accuracy-known` is there only if
-        there are known clients, and is of the last round after which any of them was evaluated.
+        there are known clients, and is of the last round after which any of them was evaluated. `epsilon`, `delta`
+        (each the largest of any client) and `noised-clients` are there only if a client sent noised vectors.
         """
         best, best_mean = self.best("accuracy"), self.best("accuracy-mean")
         last = self.evaluated[-1] if self.evaluated else None
@@ -154,6 +158,11 @@ class Run:
             "bytes-up": sum(line["bytes-up"] for line in self.rounds),
             "clients": len(self.clients),
         }
+        noised = [row for row in self.clients if row.epsilon is not None]
+        if noised:
+            headline["epsilon"] = max(row.epsilon or 0.0 for row in noised)
+            headline["delta"] = max(row.delta or 0.0 for row in noised)
+            headline["noised-clients"] = len(noised)
         if self.has_known_clients:
             values = [line["accuracy-known"] for line in self.rounds if line.get("accuracy-known") is not None]
             headline["last-accuracy-known"] = values[-1] if values else None
@@ -275,7 +284,16 @@ def final_table(run_dir: Path) -> str:
         text.append("no new client was evaluated" if run.has_known_clients else "no round was evaluated")
     if headline.get("last-accuracy-known") is not None:
         text.append(f"over all test samples of known clients: last accuracy {headline['last-accuracy-known']:.3f}")
+    if "epsilon" in headline:
+        text.append(_privacy_sentence(headline))
     return "\n".join(text)
+
+
+def _privacy_sentence(headline: dict[str, Any]) -> str:
+    return (
+        f"differential privacy of all deltas sent: epsilon {headline['epsilon']:.4g}, delta {headline['delta']:g} "
+        f"(the worst of {headline['noised-clients']} clients that add noise; {headline['clients']} in all)"
+    )
 
 
 def read_run(run_dir: Path) -> Run:
@@ -336,7 +354,7 @@ def read_clients(path: Path) -> list[ClientRow]:
             text = row[field.name.replace("_", "-")]
             if field.name in ("client", "architecture"):
                 values[field.name] = text
-            elif field.name.endswith("_accuracy"):
+            elif field.name.endswith("_accuracy") or field.name in ("epsilon", "delta"):
                 values[field.name] = float(text) if text else None
             else:
                 values[field.name] = int(text) if text else None

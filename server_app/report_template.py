@@ -92,6 +92,11 @@ Mode adapt: what the hypernetwork learned in training is frozen; new clients
 <small>{{ (headline["bytes-down"] / run.rounds | length) | bytes }} a round</small></dd></div>
 <div><dt>Received</dt><dd>{{ headline["bytes-up"] | bytes }}
 <small>{{ (headline["bytes-up"] / run.rounds | length) | bytes }} a round</small></dd></div>
+{% if "epsilon" in headline %}
+<div><dt>Differential privacy</dt><dd>ε {{ "%.4g" | format(headline.epsilon) }}
+<small>δ {{ "%g" | format(headline.delta) }}, of all deltas sent; the worst of
+{{ headline["noised-clients"] }} clients that add noise</small></dd></div>
+{% endif %}
 </dl>
 
 <section>
@@ -133,7 +138,8 @@ samples. Best rounds are chosen on these same test samples.
 <th class="number">Last accuracy</th>
 <th class="number">Best accuracy</th><th class="number">Best round</th><th class="number">Rounds trained</th>
 <th class="number">Failures</th><th class="number">Train samples</th><th class="number">Test samples</th>
-<th class="number">Parameters</th><th class="number">Chunks</th></tr></thead>
+<th class="number">Parameters</th><th class="number">Chunks</th>
+{% if "epsilon" in headline %}<th class="number">Epsilon</th>{% endif %}</tr></thead>
 <tbody>
 {% for row in run.clients %}
 <tr><td>{{ row.client }}</td><td>{{ row.architecture }}</td>
@@ -143,7 +149,9 @@ samples. Best rounds are chosen on these same test samples.
 <td class="number">{{ row.best_accuracy | accuracy }}</td><td class="number">{{ row.best_round | count }}</td>
 <td class="number">{{ row.rounds_trained | count }}</td><td class="number">{{ row.failures | count }}</td>
 <td class="number">{{ row.train_samples | count }}</td><td class="number">{{ row.test_samples | count }}</td>
-<td class="number">{{ row.num_params | count }}</td><td class="number">{{ row.chunks | count }}</td></tr>
+<td class="number">{{ row.num_params | count }}</td><td class="number">{{ row.chunks | count }}</td>
+{% if "epsilon" in headline %}<td class="number">{{ "–" if row.epsilon is none else "%.4g" | format(row.epsilon) }}</td>
+{% endif %}</tr>
 {% endfor %}
 </tbody>
 </table>

@@ -66,6 +66,8 @@ class RoundRecord:
     # Mean loss and number of samples of each client whose update of the global model was used; empty for methods
     # without a global model.
     global_losses: dict[str, tuple[float, int]] = field(default_factory=dict)
+    # Epsilon and delta of all that a client has sent so far, of those that send noised vectors.
+    privacy: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RoundRecord:
@@ -249,7 +251,7 @@ class RunTracker:
 
     def _write_events(self, line: dict[str, Any]) -> None:
         scalars = {key: line[key] for key in ("accuracy", "accuracy-mean", "accuracy-worst10", "loss", "train-loss")}
-        scalars |= {key: line.get(key) for key in ("accuracy-known", "global-loss", "global-clients")}
+        scalars |= {key: line.get(key) for key in ("accuracy-known", "global-loss", "global-clients", "epsilon")}
         scalars |= {"bytes/down": line["bytes-down"], "bytes/up": line["bytes-up"]}
         scalars |= {f"seconds/{phase}": seconds for phase, seconds in line["seconds"].items()}
         by_architecture: dict[str, list[float]] = {}
@@ -280,6 +282,8 @@ def _count(row: ClientRow, line: dict[str, Any]) -> None:
     """Bring a client's row up to date with a line of `metrics.jsonl`."""
     row.rounds_trained += row.client in line["client-train-loss"]
     row.failures += sum(failure["client"] == row.client for failure in line["failure-list"])
+    if row.client in line.get("client-privacy", {}):
+        row.epsilon, row.delta = line["client-privacy"][row.client]
     accuracy = line["client-accuracy"].get(row.client)
     if accuracy is not None:
         row.last_accuracy = accuracy
@@ -296,7 +300,8 @@ def round_metrics(record: RoundRecord, known: Collection[str] = ()) -> dict[str,
 
     `known` are the keys of the clients that an adapt run only evaluates. They count in `accuracy-known`, defined as
     `accuracy` and there only if a client is known, and in none of the other accuracies, nor in `loss`. `global-loss`
-    and `global-clients` are there only if a client's update of the global model was used.
+    and `global-clients` are there only if a client's update of the global model was used; `epsilon`, the largest of any
+    client, and `client-privacy`, each client's epsilon and delta, only if a client sent noised vectors.
     """
     evaluations = [evaluation for key, evaluation in record.evaluations.items() if key not in known]
     accuracies = sorted(evaluation.accuracy for evaluation in evaluations)
@@ -308,6 +313,11 @@ def round_metrics(record: RoundRecord, known: Collection[str] = ()) -> dict[str,
     if record.global_losses:
         optional["global-loss"] = _finite(_weighted_mean(record.global_losses.values()))
         optional["global-clients"] = len(record.global_losses)
+    if record.privacy:
+        optional["epsilon"] = _finite(max(epsilon for epsilon, _ in record.privacy.values()))
+        optional["client-privacy"] = {
+            key: [_finite(epsilon), delta] for key, (epsilon, delta) in record.privacy.items()
+        }
     return {
         "round": record.round,
         "accuracy": _finite(_accuracy(evaluations)),

@@ -265,6 +265,8 @@ class RoundStrategy(Strategy):
                 continue
             updates[client.key] = Update(vectors, result.num_examples, result.evaluation)
             losses[client.key] = (result.train_loss, result.num_examples)
+            if result.privacy:
+                self.record.privacy[client.key] = (result.privacy.epsilon, result.privacy.delta)
         # Sorted, so that the result does not depend on which reply came first.
         return {key: updates[key] for key in sorted(updates, key=natural_order)}
 
@@ -573,6 +575,7 @@ class RoundStrategy(Strategy):
         record.evaluations = dict(sorted(self._evaluations.items(), key=lambda item: natural_order(item[0])))
         record.train_losses = dict(sorted(record.train_losses.items(), key=lambda item: natural_order(item[0])))
         record.global_losses = dict(sorted(record.global_losses.items(), key=lambda item: natural_order(item[0])))
+        record.privacy = dict(sorted(record.privacy.items(), key=lambda item: natural_order(item[0])))
         record.failures.sort(key=lambda failure: natural_order(failure.client))
         self.tracker.log_round(record)
         log(INFO, "%s", self.tracker.progress_line(record))

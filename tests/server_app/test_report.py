@@ -290,6 +290,19 @@ def test_page_of_an_ordinary_run_speaks_of_no_mode_and_no_known_clients(make_run
     assert not re.search(r"adapt|[Kk]nown|new clients|dashed", text)
 
 
+def test_page_tells_epsilon_only_where_something_was_noised(make_run):
+    run_dir = make_run()
+    assert "psilon" not in Page(write_report(run_dir).read_text()).text
+    rows = (run_dir / "clients.csv").read_text().splitlines()
+    columns = rows[0].split(",")
+    cells = rows[1].split(",")
+    cells[columns.index("epsilon")], cells[columns.index("delta")] = "3.25", "1e-05"
+    (run_dir / "clients.csv").write_text("\n".join([rows[0], ",".join(cells), *rows[2:]]) + "\n")
+    text = " ".join(Page(write_report(run_dir).read_text()).text.split())
+    assert "Differential privacy ε 3.25 δ 1e-05, of all deltas sent; the worst of 1 clients that add noise" in text
+    assert "Epsilon" in text
+
+
 def test_more_architectures_than_colours_are_still_drawn(make_run, monkeypatch):
     monkeypatch.setattr(report, "_COLOURS", ("#3b6fb6",))
     assert write_report(make_run()).exists()

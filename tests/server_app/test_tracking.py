@@ -197,6 +197,13 @@ def test_global_loss_that_is_not_finite_is_null():
     assert (line["global-loss"], line["global-clients"]) == (None, 1)
 
 
+def test_the_worst_epsilon_of_a_round_is_told_beside_each_clients_own():
+    line = round_metrics(RoundRecord(1, privacy={"a": (2.5, 1e-5), "b": (0.25, 1e-6)}))
+    assert line["epsilon"] == 2.5
+    assert line["client-privacy"] == {"a": [2.5, 1e-5], "b": [0.25, 1e-6]}
+    assert not {"epsilon", "client-privacy"} & round_metrics(RoundRecord(1)).keys()
+
+
 # --- Files ---
 
 
@@ -250,6 +257,8 @@ def test_clients_table(tracker):
         "best-round": "1",
         "rounds-trained": "2",
         "failures": "0",
+        "epsilon": "",
+        "delta": "",
         "known": "false",
     }
     assert (rows["a"]["best-round"], rows["a"]["rounds-trained"]) == ("2", "1")
@@ -310,6 +319,32 @@ def test_summary_has_best_and_last_round(tracker, clock):
         "config": CONFIG,
     }
     assert read_strictly((tracker.run_dir / "summary.json").read_text()) == summary
+
+
+def test_epsilon_is_in_every_file_and_in_the_table(tracker):
+    tracker.log_round(record(1, correct=(2, 6, 20), privacy={"a": (2.0, 1e-5), "b": (1.0, 1e-6)}))
+    tracker.log_round(record(2, correct=(2, 6, 20), privacy={"b": (1.5, 1e-6)}))
+    summary = tracker.finish()
+    assert (summary["epsilon"], summary["delta"], summary["noised-clients"]) == (2.0, 1e-5, 2)
+    rows = rows_of(tracker)
+    assert [(rows[key]["epsilon"], rows[key]["delta"]) for key in "abc"] == [
+        ("2.0", "1e-05"),
+        ("1.5", "1e-06"),
+        ("", ""),
+    ]
+    assert [row.epsilon for row in read_clients(tracker.run_dir / "clients.csv")] == [2.0, 1.5, None]
+    assert "epsilon 2, delta 1e-05 (the worst of 2 clients that add noise; 3 in all)" in final_table(tracker.run_dir)
+    events = EventAccumulator(str(tracker.run_dir / "tensorboard"))
+    events.Reload()
+    assert [event.value for event in events.Scalars("epsilon")] == [2.0, 1.5]
+
+
+def test_a_resumed_run_knows_what_clients_had_spent(tracker, clock):
+    tracker.log_round(record(1, correct=(2, 6, 20), privacy={"a": (2.0, 1e-5)}))
+    resumed = RunTracker(tracker.run_dir, CONFIG, num_rounds=4, clock=clock, resume_after=1)
+    resumed.add_client("a", 1000, 2, "lenet")
+    resumed.log_round(record(2, correct=(2,), train_losses={}, failures=[]))
+    assert rows_of(resumed)["a"]["epsilon"] == "2.0"
 
 
 def test_summary_of_an_adapt_run_is_of_new_clients(adapting):
