@@ -245,7 +245,7 @@ class _Mistakes:
         self.sentences: list[str] = []
 
     def add(self, sentence: str) -> None:
-        self.sentences.append(f"{self._path}: {sentence}")
+        self.sentences.append(f"{self._path}: {sentence.replace('?.', '?')}")  # a hint is a question
 
     def error(self) -> UserError:
         return UserError("\n".join(self.sentences))

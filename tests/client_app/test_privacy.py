@@ -310,7 +310,7 @@ def test_a_damaged_ledger_keeps_a_site_from_starting(tmp_path):
     [
         (True, "privacy is True, but must be a mapping such as {clipping-norm: 1.0"),
         ({"clipping-norm": 1.0}, "its noise-multiplier is missing"),
-        (SITE | {"cliping-norm": 1.0}, "there is no key 'cliping-norm' in it; did you mean 'clipping-norm'"),
+        (SITE | {"cliping-norm": 1.0}, "there is no key 'cliping-norm' in it; did you mean 'clipping-norm'?"),
         (SITE | {"clipping-norm": 0}, "its clipping-norm is a number of at least 1e-06"),
         (SITE | {"noise-multiplier": "1.0"}, "its noise-multiplier is a number of at least 0.001"),
         (SITE | {"noise-multiplier": math.inf}, "its noise-multiplier is a number"),

@@ -51,6 +51,7 @@ def test_misbehaving_clients_lose_their_round_and_nothing_else_happens(tmp_path:
         shutil.copytree(APP_DIR / name, app / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(Path(__file__).with_name("misbehaving_client.py"), app)
     project = (APP_DIR / "pyproject.toml").read_text().replace("client_app.app:app", "misbehaving_client:app")
+    project = project.replace("fab-include = [", 'fab-include = ["misbehaving_client.py", ')
     (app / "pyproject.toml").write_text(project)
     (app / "README.md").write_text("An app that misbehaves.")
     other_app = "import sys; from common import cli; cli.APP_DIR = sys.argv.pop(1); sys.exit(cli.main())"
