@@ -6,7 +6,8 @@ Flower's own `send_and_receive` looks for replies every 3 s and returns them all
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
 from logging import INFO
 from typing import Protocol
 
@@ -23,6 +24,8 @@ _LONGEST_PAUSE = 0.5
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _RAY_PREAMBLE = "Exception ClientAppException occurred. Message: "
+
+WRONG_SENDER = "wrong-sender", "the reply is from another node than the one that was asked"
 
 # Flower's error codes, by what happened.
 _ERROR_NAMES = {
@@ -42,6 +45,70 @@ class Reject(Protocol):
 
     def __call__(self, client: str, reason: str, detail: str) -> None:
         """Take the client's key, a short reason that is counted, and a sentence for the log."""
+
+
+@dataclass(frozen=True)
+class OpenRequest:
+    """A request that its exchange ended without."""
+
+    identifier: str  # of the message
+    node: int
+    expires: float  # on the monotonic clock; Flower forgets the message then
+
+
+class OpenRequests:
+    """The requests that outlived their exchange, by client.
+
+    A node works off its messages one after the other, the oldest first. One that is sent more while it still works on
+    an old one would be late for ever.
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[str, OpenRequest] = {}
+
+    def add(self, exchange: "Exchange") -> None:
+        """Take over what an exchange that is over was not answered."""
+        self._open |= exchange.unanswered
+
+    def look(self, grid: Grid) -> list[tuple[str, Message]]:
+        """Replies that have come since, each with its client. They and what has expired are forgotten."""
+        if not self._open:
+            return []
+        clients = {request.identifier: client for client, request in self._open.items()}
+        found = [(message.metadata.reply_to_message_id, message) for message in grid.pull_messages(list(clients))]
+        late = [(clients[asked], message) for asked, message in found if asked in clients]
+        now, answered = time.monotonic(), {client for client, _ in late}
+        self._open = {
+            client: request
+            for client, request in self._open.items()
+            if client not in answered and now < request.expires
+        }
+        return late
+
+    def nodes(self) -> set[int]:
+        """The nodes that were asked."""
+        return {request.node for request in self._open.values()}
+
+    def forget_nodes_but(self, nodes: Set[int]) -> None:
+        """Forget what nodes were asked that are gone."""
+        self._open = {client: request for client, request in self._open.items() if request.node in nodes}
+
+    def busy(self, grid: Grid, nodes: Mapping[str, int], patience: float) -> list[str]:
+        """The clients, given with their nodes, that still work on a request.
+
+        While that is all of them, waits for one to be free, at most `patience` seconds.
+        """
+        ends = time.monotonic() + patience
+        while True:
+            self.look(grid)
+            busy = [client for client, node in nodes.items() if self._is_busy(client, node)]
+            if not busy or len(busy) < len(nodes) or time.monotonic() >= ends:
+                return busy
+            time.sleep(_LONGEST_PAUSE)
+
+    def _is_busy(self, client: str, node: int) -> bool:
+        # A node that is new was never asked: without registered keys a site has another after every start.
+        return client in self._open and self._open[client].node == node
 
 
 class Exchange:
@@ -66,6 +133,7 @@ class Exchange:
         self._note = reject
         self._rejected: set[str] = set()
         self._asked: dict[str, str] = {}  # message id -> client key
+        self.unanswered: dict[str, OpenRequest] = {}  # by client; complete once all replies have been taken
 
     def client_of(self, reply: Message) -> str:
         """Key of the client that a reply is from: the one that was asked, whatever the reply says."""
@@ -103,7 +171,7 @@ class Exchange:
                 if message.has_error():
                     self.reject(client, *describe_error(message.error))
                 elif message.metadata.src_node_id != self._requests[client].metadata.dst_node_id:
-                    self.reject(client, "wrong-sender", "the reply is from another node than the one that was asked")
+                    self.reject(client, *WRONG_SENDER)
                 else:
                     arrived.add(client)
                     yield client, message
@@ -114,7 +182,9 @@ class Exchange:
                 break
             pause = min(max(_FIRST_PAUSE, _PAUSE_SHARE * (now - began)), _LONGEST_PAUSE)
             time.sleep(min(pause, ends - now))
-        for client in waiting.values():
+        for identifier, client in waiting.items():
+            metadata = self._requests[client].metadata
+            self.unanswered[client] = OpenRequest(identifier, metadata.dst_node_id, began + metadata.ttl)
             self.reject(client, "late", "no reply came before the exchange ended")
 
     def _why_not_wanted(self, asked: str) -> tuple[str, str]:

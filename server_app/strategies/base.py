@@ -5,6 +5,7 @@ A method says which vectors a client gets, which come back, and what they change
 """
 
 import dataclasses
+import itertools
 import random
 import time
 from abc import abstractmethod
@@ -29,7 +30,7 @@ from common.evaluation import Evaluation
 from common.protocol import Instructions, ProtocolError
 from server_app import checkpoint
 from server_app.checkpoint import Checkpoint, State
-from server_app.exchange import Exchange
+from server_app.exchange import WRONG_SENDER, Exchange, OpenRequests, describe_error
 from server_app.registry import KEY_IN_USE, NOWHERE, Client, Registry, natural_order
 from server_app.report import PHASES
 from server_app.tracking import Failure, RoundRecord, RunTracker
@@ -79,6 +80,8 @@ class RoundStrategy(Strategy):
         self.registry = Registry(run.config.max_params)
         self._refused: set[int] = set()  # nodes whose registration failed
         self._asked_again_at: dict[int, float] = {}  # nodes whose registration failed for a reason that may pass
+        self._late_registrations = OpenRequests()
+        self._owed = OpenRequests()  # by clients, from exchanges that ended without them
         self._present: set[str] = set()  # clients that were connected when last looked
         self.record = RoundRecord(0)  # of the round under way
         self._evaluations: dict[str, Evaluation] = {}
@@ -337,8 +340,11 @@ class RoundStrategy(Strategy):
         live = set(grid.get_node_ids())
         self._refused &= live  # a node that went away may try again
         resting = {node for node, until in self._asked_again_at.items() if time.monotonic() < until}
-        new = sorted(live - self.registry.nodes() - self._refused - resting)
-        if new:
+        self._late_registrations.forget_nodes_but(live)
+        asked = self.registry.nodes() | self._refused | resting | self._late_registrations.nodes()
+        late = self._late_registrations.look(grid)
+        new = sorted(live - asked)
+        if new or late:
             known = {client.key for client in self.registry.clients}
             # The first exchange of a simulation waits for its workers to start, whatever the deadline of a round.
             patience = self._deadline if known else max(self._deadline, _START_PATIENCE)
@@ -348,7 +354,13 @@ class RoundStrategy(Strategy):
             }
             self._exchange_under_way = Exchange(grid, requests, patience, 1.0, self._fail)
             taken = set()  # nodes that asked for a key which another still holds; it may be gone in the next round
-            for name, message in self._exchange_under_way.replies():
+            for name, message in itertools.chain(late, self._exchange_under_way.replies()):
+                if message.has_error():  # only late ones: the exchange sorts out its own
+                    self._fail(name, *describe_error(message.error))
+                    continue
+                if name != f"node {message.metadata.src_node_id}":
+                    self._fail(name, *WRONG_SENDER)
+                    continue
                 try:
                     registration = protocol.decode_registration(message.content)
                     self.registry.admit(registration, message.metadata.src_node_id, live)
@@ -356,27 +368,34 @@ class RoundStrategy(Strategy):
                     self._exchange_under_way.reject(name, error.reason, error.detail)
                     if error.reason == KEY_IN_USE:
                         taken.add(message.metadata.src_node_id)
+            self._late_registrations.add(self._exchange_under_way)
+            answered = {int(name.removeprefix("node ")) for name, _ in late} | set(new)
+            answered -= self._late_registrations.nodes()
             reasons = {failure.client: failure.reason for failure in self.record.failures}
-            passing = {node for node in new if reasons.get(f"node {node}") in _PASSING}
+            passing = {node for node in answered if reasons.get(f"node {node}") in _PASSING}
             self._asked_again_at |= dict.fromkeys(passing, time.monotonic() + _REST)
-            self._refused |= set(new) - self.registry.nodes() - taken - passing
-            # In order of their keys, so that the outcome does not depend on who answered first.
-            joining = [client for client in self.registry.clients if client.key not in known]
-            for batch in [[client] for client in joining] if known else filter(None, [joining]):
-                try:
-                    self.admit(batch)
-                except UserError as error:
-                    if not known:
-                        raise
-                    # A run goes on without one for whom there is no room.
-                    self._refused.add(batch[0].node_id)
-                    self.registry.remove(batch[0].key)
-                    self._fail(batch[0].key, "no-room", str(error))
-                    continue
-                for client in batch:
-                    self._track(client)
-            joined = len(self.registry.clients) - len(known)
-            log(INFO, "%d clients joined, %d in all.", joined, len(self.registry.clients))
+            self._refused |= answered - self.registry.nodes() - taken - passing
+            self._admit_all_but(known)
+
+    def _admit_all_but(self, known: set[str]) -> None:
+        """Admit the registered clients that have joined since these keys were all."""
+        # In order of their keys, so that the outcome does not depend on who answered first.
+        joining = [client for client in self.registry.clients if client.key not in known]
+        for batch in [[client] for client in joining] if known else filter(None, [joining]):
+            try:
+                self.admit(batch)
+            except UserError as error:
+                if not known:
+                    raise
+                # A run goes on without one for whom there is no room.
+                self._refused.add(batch[0].node_id)
+                self.registry.remove(batch[0].key)
+                self._fail(batch[0].key, "no-room", str(error))
+                continue
+            for client in batch:
+                self._track(client)
+        joined = len(self.registry.clients) - len(known)
+        log(INFO, "%d clients joined, %d in all.", joined, len(self.registry.clients))
 
     def num_chunks(self, client: Client) -> int:
         """Tau of a client (paper, section 3.2); 0 for methods without chunks."""
@@ -393,13 +412,14 @@ class RoundStrategy(Strategy):
             server_round = self.record.round
             config = ConfigRecord({"clients": [client.key for client in clients]})
             requests = self.configure_evaluate(server_round, ArrayRecord(), config, grid)
-            self.exchange(requests, clients, partial(self.aggregate_evaluate, server_round), grid)
+            self.exchange(requests, clients, partial(self.aggregate_evaluate, server_round), grid, self.config.quorum)
 
     def _finish(self, grid: Grid) -> None:
         # In the round after the last, so that clients load what they kept in that one.
         clients, server_round = self.connected(grid), self.record.round + 1
         requests = self._personal_requests(protocol.FINISH, clients, server_round, evaluate=True)
-        self.exchange(requests, clients, partial(self.aggregate_evaluate, server_round), grid)
+        # All are waited for, and those who still work on something else get it after that: it brings the final model.
+        self.exchange(requests, clients, partial(self.aggregate_evaluate, server_round), grid, also_busy=True)
 
     def exchange(
         self,
@@ -408,13 +428,23 @@ class RoundStrategy(Strategy):
         consume: Callable[[Iterable[Message]], object],
         grid: Grid,
         quorum: float = 1.0,
+        also_busy: bool = False,
     ) -> None:
-        """One exchange: its replies go to `consume` as they arrive. Sets who is told of clients that fail."""
+        """One exchange: its replies go to `consume` as they arrive. Sets who is told of clients that fail.
+
+        Clients that still work on a request of an exchange which ended without them are left out, unless `also_busy`.
+        """
         by_client = {client.key: message for client, message in zip(clients, requests, strict=True)}
+        if not also_busy:
+            nodes = {client.key: client.node_id for client in clients}
+            for key in self._owed.busy(grid, nodes, self._deadline):
+                del by_client[key]
+                self._fail(key, "busy", "it still works on a request of an exchange that ended without it")
         self.record.bytes_down += sum(protocol.payload_bytes(message.content) for message in by_client.values())
         self._exchange_under_way = Exchange(grid, by_client, self._deadline, quorum, self._fail)
         began, updating = time.monotonic(), self.record.seconds["update"]
         consume(message for _, message in self._exchange_under_way.replies())
+        self._owed.add(self._exchange_under_way)
         updating = self.record.seconds["update"] - updating
         self.record.seconds["exchange"] += time.monotonic() - began - updating
 

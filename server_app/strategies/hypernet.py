@@ -145,9 +145,13 @@ class HyperNetStrategy(RoundStrategy):
 
     def outgoing(self, clients: Sequence[Client]) -> dict[str, Vectors]:
         """Theta_i of each client from the current phi (Equation 3)."""
-        keys = [client.key for client in clients]
+        # Known ones by themselves, as in the run that trained them: how many share a matrix product decides how it is
+        # rounded, and in mode adapt their weights are to be the same bit for bit.
+        known = [client.key for client in clients if client.key in self._known]
+        new = [client.key for client in clients if client.key not in self._known]
         with torch.no_grad():
-            return {key: {THETA: theta.cpu()} for key, theta in zip(keys, self.hn.generate(keys), strict=True)}
+            thetas = self.hn.generate(known) + self.hn.generate(new)
+        return {key: {THETA: theta.cpu()} for key, theta in zip(known + new, thetas, strict=True)}
 
     def incoming(self, client: Client) -> Mapping[str, int]:
         """Delta_i."""

@@ -2,188 +2,20 @@
 
 import contextlib
 import json
-import re
-import selectors
-import signal
 import socket
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
-from flower_processes import BIN, environment, metrics, run
-
-from common.processes import free_port
+from consortium import Consortium
+from flower_processes import metrics
 
 pytestmark = pytest.mark.e2e
 
-NETS = """
-import torch
-from torch import nn
-
-class OncologyBackbone(nn.Module):
-    def __init__(self, confidential_width):
-        super().__init__()
-        self.tumour_encoder = nn.Linear(12, confidential_width)
-        self.biomarker_norm = nn.BatchNorm1d(confidential_width)
-        self.diagnosis_layer = nn.Linear(confidential_width, 3)
-
-    def forward(self, inputs):
-        return self.diagnosis_layer(torch.relu(self.biomarker_norm(self.tumour_encoder(inputs))))
-
-def build_secretly(confidential_width):
-    return OncologyBackbone(confidential_width)
-"""
-DATA = """
-import torch
-
-def patients(ward):
-    generator = torch.Generator().manual_seed(ward)
-    inputs = torch.randn(160, 12, generator=generator)
-    targets = (inputs[:, :3] * (1 + ward)).argmax(dim=1)
-    return (inputs[:120], targets[:120]), (inputs[120:], targets[120:])
-"""
 SECRETS = [
     *("OncologyBackbone", "tumour_encoder", "biomarker_norm", "diagnosis_layer", "confidential_width"),
     *("build_secretly", "hidden_nets", "hidden_data", "patients", "ward", "site.yaml", "tumour", "running_mean"),
 ]
-
-
-class Recorder:
-    """Passes bytes between a site and the server, and keeps all that the site sent."""
-
-    def __init__(self, server_port: int) -> None:
-        self.port = free_port()
-        self.sent = bytearray()
-        self._server_port = server_port
-        self._listener = socket.create_server(("127.0.0.1", self.port))
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                site, _ = self._listener.accept()
-                threading.Thread(target=self._pass_on, args=(site,), daemon=True).start()
-
-    def _pass_on(self, site: socket.socket) -> None:
-        with (
-            contextlib.suppress(OSError),
-            site,
-            socket.create_connection(("127.0.0.1", self._server_port)) as server,
-            selectors.DefaultSelector() as selector,
-        ):
-            selector.register(site, selectors.EVENT_READ, server)
-            selector.register(server, selectors.EVENT_READ, site)
-            while True:
-                for key, _ in selector.select():
-                    source: Any = key.fileobj
-                    chunk = source.recv(1 << 16)
-                    if not chunk:
-                        return
-                    if source is site:
-                        self.sent += chunk
-                    key.data.sendall(chunk)
-
-    def close(self) -> None:
-        self._listener.close()
-
-
-class Consortium:
-    """One server without TLS, sites behind recorders, all on loopback and in one folder."""
-
-    def __init__(self, home: Path, stack: contextlib.ExitStack) -> None:
-        self.home = home
-        self._stack = stack
-        self.port = free_port()
-        self.recorders: dict[str, Recorder] = {}
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-
-    def start(self, name: str, *words: str | Path) -> None:
-        with (self.home / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(
-                [str(BIN / "mh-pfedhn"), *map(str, words)],
-                cwd=self.home,
-                # A Flower home of its own, as on a machine of its own: there the app is unpacked.
-                env=environment(self.home / f"flwr-{name}" if name != "server" else self.home / "flwr"),
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self.processes[name] = process
-        self._stack.callback(_end, process)
-
-    def start_server(self) -> None:
-        self.start(
-            "server", "server", "--state", "state", "--insecure", "--host", "127.0.0.1", "--port", str(self.port)
-        )
-        self.until("the server is up", lambda: "The server is up" in self.log("server"))
-
-    def start_site(self, name: str, width: int, ward: int) -> None:
-        folder = self.home / name
-        folder.mkdir()
-        (folder / "hidden_nets.py").write_text(NETS)
-        (folder / "hidden_data.py").write_text(DATA)
-        (folder / "site.yaml").write_text(
-            f'model: {{factory: "hidden_nets:build_secretly", args: {{confidential_width: {width}}}}}\n'
-            f'data: {{factory: "hidden_data:patients", args: {{ward: {ward}}}}}\n'
-            "state-dir: state\n"
-        )
-        self.recorders[name] = Recorder(self.port)
-        self._stack.callback(self.recorders[name].close)
-        address = f"127.0.0.1:{self.recorders[name].port}"
-        words = ["site", "run", folder / "site.yaml", "--server", address, "--insecure", "--port", str(free_port())]
-        self.start(name, *words)
-
-    def run_profile(self, rounds: int, **settings: object) -> subprocess.CompletedProcess[str]:
-        chosen = {"run-name": "run", "num-rounds": rounds, "deadline": 120, "checkpoint-every": 1, "hidden-dim": 16}
-        chosen |= {key.replace("_", "-"): value for key, value in settings.items()}
-        words = [f"{key}={value}" for key, value in chosen.items()]
-        words.append(f"results-dir={self.home / 'results'}")
-        command = [BIN / "mh-pfedhn", "run", "consortium", "--superlink", "consortium", "-c", *words]
-        return run(*command, env=environment(self.home / "flwr"), cwd=self.home, timeout=600)
-
-    def log(self, name: str) -> str:
-        return (self.home / f"{name}.log").read_text()
-
-    def until(self, what: str, condition: Callable[[], bool], within: float = 120.0) -> None:
-        ends = time.monotonic() + within
-        while not condition():
-            assert time.monotonic() < ends, f"{what}: not within {within} s"
-            time.sleep(0.3)
-
-    def kill(self, name: str, words: str) -> bool:
-        """Kill -9 a process that was started, directly or not, by one of ours; whether there was one."""
-        for child in psutil.Process(self.processes[name].pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if re.search(words, " ".join(child.cmdline())):
-                    child.send_signal(signal.SIGKILL)
-                    return True
-        return False
-
-    @property
-    def results(self) -> Path:
-        return self.home / "results" / "run"
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(timeout=40)
-    except subprocess.TimeoutExpired:
-        process.kill()
-
-
-@pytest.fixture
-def consortium(tmp_path: Path) -> Iterator[Consortium]:
-    with contextlib.ExitStack() as stack:
-        made = Consortium(tmp_path, stack)
-        yield made
-        for log in sorted(tmp_path.glob("*.log")):
-            print(f"--- {log.name} ---\n{log.read_text()[-3000:]}")
 
 
 def test_nothing_that_tells_of_a_model_leaves_a_site(consortium: Consortium) -> None:
@@ -192,7 +24,7 @@ def test_nothing_that_tells_of_a_model_leaves_a_site(consortium: Consortium) -> 
     consortium.start_site("b", width=40, ward=1)
     done = consortium.run_profile(2)
     assert done.returncode == 0
-    keys = {name: (consortium.home / name / "state" / "client-key").read_text().strip() for name in ("a", "b")}
+    keys = {name: consortium.key(name) for name in ("a", "b")}
     for name, recorder in consortium.recorders.items():
         sent = bytes(recorder.sent)
         assert keys[name].encode() in sent  # what is sent can be found like this

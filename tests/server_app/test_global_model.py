@@ -284,10 +284,6 @@ def test_all_clients_are_tested_with_weights_of_one_phi(small):
 # What clients are told --------------------------------------------------------------------------------------------
 
 
-def late(message, reply):
-    return None
-
-
 def not_finite(message, reply):
     reply.content["vectors"] = ArrayRecord({DELTA: Array(np.full(GLOBAL_SIZE, np.nan, dtype=np.float32))})
     return reply
@@ -307,7 +303,7 @@ def test_every_client_distils_from_the_global_model_of_the_same_round(small):
 
 @pytest.mark.parametrize(
     ("reason", "special"),
-    [("client-raised", raises), ("late", late), ("not-finite", not_finite), ("wrong-length", too_long)],
+    [("client-raised", raises), ("not-finite", not_finite), ("wrong-length", too_long)],
 )
 def test_a_client_whose_global_reply_was_no_good_has_no_teacher_in_that_round(small, reason, special):
     played = play_gd(small, ScriptedGD({("1", protocol.GLOBAL, 2): special}), num_rounds=3)
@@ -319,15 +315,18 @@ def test_a_client_whose_global_reply_was_no_good_has_no_teacher_in_that_round(sm
     ]
 
 
-def test_a_quorum_that_ends_the_global_exchange_leaves_the_late_without_a_teacher(small):
+def test_a_quorum_that_ends_the_global_exchange_leaves_the_late_out_of_the_personal_one(small):
+    """It still trains the global model, and would be late for this too."""
+
     def hold(message):
         slow = message.metadata.message_type == protocol.GLOBAL and message.metadata.dst_node_id == 101
         return 5 if slow else 0
 
     answer = ScriptedGD()
     played = play_gd(small, answer, hold, quorum=0.6, num_rounds=1)
-    assert teacher_rounds(played, 1) == {"0": 1, "1": 0, "2": 1}
+    assert teacher_rounds(played, 1) == {"0": 1, "2": 1}
     assert played.lines[0]["global-clients"] == 2
+    assert [failure["reason"] for failure in played.lines[0]["failure-list"]] == ["late", "busy"]
 
 
 def test_a_client_that_does_not_deploy_the_global_model_gets_none_and_has_no_teacher(small):

@@ -473,7 +473,6 @@ MISBEHAVIOUR = {
     "raises": ("client-raised", raises),
     "crashes": ("client-crashed", lambda message, reply: Message(Error(8, "killed"), reply_to=message)),
     "goes away": ("node-unavailable", lambda message, reply: Message(Error(5, "gone"), reply_to=message)),
-    "never replies": ("late", lambda message, reply: None),
     "too short": ("wrong-length", replaced_delta(lambda delta: delta[:-1])),
     "too long": ("wrong-length", replaced_delta(lambda delta: torch.cat([delta, delta]))),
     "a matrix": ("wrong-length", replaced_delta(lambda delta: delta.view(1, -1))),
