@@ -49,17 +49,20 @@ def kill_all(process: subprocess.Popen[bytes]) -> None:
     process.wait(timeout=30)
 
 
-def kill_when_under_way(process: subprocess.Popen[bytes], log: Path, moment: float) -> bool:
-    """Kill so many seconds after the clients are there; whether the run was still going on."""
-    while b"clients joined" not in log.read_bytes():
-        if process.poll() is not None:
-            return False
-        time.sleep(0.05)
-    ends = time.monotonic() + moment
-    while time.monotonic() < ends:
+def kill_later(process: subprocess.Popen[bytes], log: Path, rounds: int, seconds: float) -> bool:
+    """Kill so many seconds after so many rounds, or after the clients are there; whether the run was still going on."""
+
+    def is_due() -> bool:
+        written = log.read_bytes()
+        return b"clients joined" in written and written.count(b"Checkpoint: ") >= rounds
+
+    while not is_due():
         if process.poll() is not None:
             return False
         time.sleep(0.01)
+    time.sleep(seconds)
+    if process.poll() is not None:
+        return False
     kill_all(process)
     return True
 
@@ -96,11 +99,12 @@ def test_a_simulation_that_is_killed_twenty_times_ends_bit_for_bit_as_one_that_w
             done = begin(tmp_path, "killed")
             if kills == KILLS:
                 break
-            moment = moments.uniform(0, 2.5)
-            assert kill_when_under_way(done, tmp_path / "killed.log", moment), (tmp_path / "killed.log").read_text()
+            rounds, seconds = moments.randrange(4), moments.uniform(0, 1.5)
+            assert kill_later(done, tmp_path / "killed.log", rounds, seconds), (tmp_path / "killed.log").read_text()
             kills += 1
             path = tmp_path / "results" / "killed" / "metrics.jsonl"
-            print(f"killed after {moment:.2f} s, {len(path.read_bytes().splitlines()) if path.exists() else 0} lines")
+            known = len(path.read_bytes().splitlines()) if path.exists() else 0
+            print(f"killed {seconds:.2f} s after {rounds} rounds of this start; {known} rounds are in the metrics")
         assert done.wait(timeout=600) == 0
     finally:
         if done.poll() is None:
