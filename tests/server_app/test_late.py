@@ -121,12 +121,11 @@ def test_the_final_exchange_is_for_the_busy_too(play):
 
 
 def test_a_quorum_ends_an_evaluation_too(play, clock):
-    slow = {(key, protocol.EVALUATE): 500.0 for key in SIZES}
-    slow["0", protocol.EVALUATE] = 0.0
+    slow = {("1", protocol.EVALUATE): 500.0}
     played = play(slow, num_rounds=3, deadline=600.0, participation=0.5, quorum=0.5, seed=3)
-    cohorts = [set(played.trained(each)) for each in (1, 2, 3)]
-    assert any("0" not in cohort for cohort in cohorts[1:])  # so that it is among those who are only tested
-    assert clock.now < 1000 + 4 * 600
+    assert "1" in [key for key, _ in played.sent(protocol.EVALUATE)]
+    assert "late" in [failures.get("1") for failures in failures_of(played)]
+    assert clock.now < 1500
 
 
 def test_a_site_that_comes_back_under_another_node_is_not_taken_for_busy(play):
@@ -178,4 +177,19 @@ def test_a_late_registration_of_a_node_that_is_gone_is_forgotten(play, clock, sm
     played = start(config, grid)
     assert failures_of(played) == [{}, {"node 103": "late"}, {}, {}]
     assert played.strategy._late_registrations.nodes() == set()
+    assert played.trained(4) == list("012")
+
+
+def test_a_late_registration_that_another_node_sends_is_refused(clock, small):  # noqa: F811
+    class Forging(SlowGrid):
+        def pull_messages(self, message_ids):
+            replies = super().pull_messages(message_ids)
+            for reply in replies:
+                if reply.metadata.message_type == protocol.REGISTER and reply.metadata.src_node_id == 103:
+                    reply.metadata.__dict__["_src_node_id"] = 102
+            return replies
+
+    config = load_config(small | {"num-rounds": 4, "deadline": 30.0})
+    played = start(config, Forging(clock, {("3", protocol.REGISTER): 35.0}, joins=2))
+    assert failures_of(played) == [{}, {"node 103": "late"}, {"node 103": "wrong-sender"}, {}]
     assert played.trained(4) == list("012")
