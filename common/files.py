@@ -1,4 +1,4 @@
-"""Writing files so that a crash or a full disk leaves what was there before."""
+"""Writing files whole or not at all, in one way, so that a crash or a full disk leaves what was there before."""
 
 import os
 from collections.abc import Callable
@@ -9,27 +9,52 @@ import torch
 
 
 def write_tensors(path: Path, content: object) -> None:
-    """Write tensors, numbers, text and containers of them with `torch.save`, whole or not at all.
+    """Write tensors, numbers, text and containers of them with `torch.save`; see `write`."""
+    write(path, lambda file: torch.save(content, file))
 
-    Raises OSError when it cannot be written.
+
+def write_bytes(path: Path, content: bytes, mode: int | None = None) -> None:
+    """Write bytes; see `write`."""
+    write(path, lambda file: file.write(content), mode)
+
+
+def write_text(path: Path, content: str, mode: int | None = None) -> None:
+    """Write text as UTF-8; see `write`."""
+    write_bytes(path, content.encode(), mode)
+
+
+def write(path: Path, fill: Callable[[IO[bytes]], object], mode: int | None = None) -> None:
+    """Have `fill` write a file, whole or not at all: a reader finds the old content or the new, and so does a crash.
+
+    The content and its name are on the disk when this returns. `mode` holds the permission bits; without it they are
+    those of the file that is replaced, or the usual ones. Raises OSError when it cannot be written.
     """
-    _write(path, lambda file: torch.save(content, file))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write bytes, whole or not at all; they are on the disk when this returns. Raises OSError."""
-    _write(path, lambda file: file.write(content))
-
-
-def _write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
+    # The process id keeps two processes that write one file out of each other's way.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if mode is None and path.exists():
+        mode = path.stat().st_mode & 0o777
     try:
-        with temporary.open("wb") as file:
+        # Nobody else can read it before it has its bits.
+        with open(
+            temporary, "wb", opener=lambda name, flags: os.open(name, flags, 0o666 if mode is None else 0o600)
+        ) as file:
             fill(file)
             file.flush()
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
+        os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         # On a full disk PyTorch's writer raises a RuntimeError of its own instead of the system's error.
         temporary.unlink(missing_ok=True)
         raise error if isinstance(error, OSError) else OSError(f"{path} could not be written: {error}") from error
-    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk: without this a power failure may undo a rename."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
