@@ -1,156 +1,159 @@
 """What travels between server and clients: names of records and keys, encoding, and the checks at the boundary.
 
-Both sides import it, and neither trusts the other: dtype, length and finiteness of every array are checked before use.
+Both sides import it, and neither trusts the other. Four kinds of messages: registration, an exchange of a round, an
+exchange that deploys, and their replies. `arrays.py` packs and checks the arrays that they hold.
 """
 
 import dataclasses
-import io
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
-from torch import Tensor
+from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
-from common.codec import decode, encode
-from common.config import DOWNLOADS, RUN_NAME, UPLOADS
-from common.errors import ProtocolError
+from common.arrays import DENSE, RECORD, Arrays, WireForm, encode_arrays
+from common.config import RUN_NAME
+from common.errors import ProtocolError, UserError
 from common.evaluation import Evaluation
+from common.options import options_of
+from common.schema import Fact, Facts, Label, Whole
+from common.settings import Compressed, Settings
+from common.text import kebab, snake
 
-VERSION = 2
+VERSION = 3
 
-# Message types (a category of Flower's, a dot, an action of ours).
+# Message types: a category of Flower's, a dot, an action of ours. Which exchange it is, the message says.
 REGISTER = "query.register"
-PERSONAL = "train.personal"
-GLOBAL = "train.global"
-FINISH = "train.finish"
-EVALUATE = "evaluate"
+TRAIN = "train.exchange"  # within a round
+DEPLOY = "evaluate.deploy"  # to test weights or to hand them over
 
-# Names of the records of a message.
+# Names of the records of a message, beside that of the arrays.
 _REGISTRATION = "registration"
 _INSTRUCTIONS = "instructions"
-_VECTORS = "vectors"
+_SETTINGS = "settings"
 _METRICS = "metrics"
 
-# Types of the arrays, by the names that Flower gives them.
-_DTYPES = {name: np.dtype(name).newbyteorder("<") for name in ("float32", "float16", "int8", "uint8")}
-_VALUES = "values"  # the codecs' part that travels under the vector's own name
-NOT_TOPK = 1.0  # topk-fraction where the codec takes none
-
-# Names of the vectors.
+# Names of arrays that several methods send.
 THETA = "theta"  # [K] float32, generated weights, server to client: theta_i, or w_g in a global exchange
 DELTA = "delta"  # [K] float32, theta sent - theta trained, client to server
+TEACHER_ROUND = "teacher-round"  # [1] int64, the round whose w_g a client distils from, server to client; 0: none
 
-_LABEL = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_NAME = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # of a method or an exchange
+_KEY = Label(required=True)
+_SIZE = Whole(1, 2**62, required=True)
 
-
-# What instructions may say, beyond their types.
-_AT_LEAST = {"local-epochs": 0, "batch-size": 1, "server-round": 1, "teacher-round": 0, "checkpoint-round": 0}
-_CHOICES = {"upload": UPLOADS, "download": DOWNLOADS}
+S = TypeVar("S", bound=Settings)
 
 
 @dataclass(frozen=True)
 class Instructions:
-    """What the server tells a client to do with the vectors of a message."""
+    """What the server tells a client about a request, whatever the method."""
 
-    method: str
+    method: str  # a built-in name, or module:Class of a client half from outside
+    exchange: str  # name of the method's exchange
     run_name: str
     server_round: int
     seed: int
-    evaluate: bool  # test the received weights before training
-    anchor: bool  # the vector is added to the architecture's seeded initialisation
-    local_epochs: int
-    batch_size: int
-    client_lr: float
-    client_momentum: float
-    client_weight_decay: float
-    max_grad_norm: float
-    # What follows travels only where it differs from the default.
-    global_model: str = ""  # public name of the model of a global exchange
-    teacher_round: int = 0  # distil from the w_g that came in this round's global exchange; 0: do not distil
-    temperature: float = 1.0
-    distillation_coefficient: float = 0.0
-    upload: str = "dense"  # codec of the reply
-    download: str = "dense"  # codec of this message
-    topk_fraction: float = NOT_TOPK
-    error_feedback: bool = False
+    deploys: bool = False  # what comes are the weights that the client is to use
+    test: bool = False  # test them before anything else
+    final: bool = False  # keep them: the run is over
+    compress: tuple[str, ...] = ()  # names of the arrays of the reply that take the wire form `upload`
     checkpoint_round: int = 0  # of the last checkpoint, to which the server goes back when it is resumed; 0: none
     previous_run: str = ""  # take over what was kept in this run, where this one has kept nothing yet
-    protocol_version: int = VERSION
+
+
+@dataclass(frozen=True)
+class Greeting:
+    """What the server says when it asks a client to register."""
+
+    method: str
+    settings: ConfigRecord  # of the method's client half, not yet checked
+    facts: tuple[str, ...]  # what the method would like to know beyond K
+
+
+@dataclass(frozen=True)
+class Registration:
+    """All that a client ever tells about itself; `facts` holds what the method asked for and the client gives."""
+
+    client_key: str
+    num_params: int  # K
+    facts: Facts = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class PrivacySpent:
-    """The guarantee (epsilon, delta) that covers all vectors that a client has sent so far."""
+    """The guarantee (epsilon, delta) that covers all arrays that a client has sent so far."""
 
     epsilon: float
     delta: float
 
 
 @dataclass(frozen=True)
-class TrainingResult:
-    """What a client tells about a round of training, beside its vectors."""
+class Result:
+    """What a client tells about an exchange, beside its arrays."""
 
-    num_examples: int
-    train_loss: float  # mean over all samples of all local epochs
-    evaluation: Evaluation | None  # of the weights as received
-    privacy: PrivacySpent | None = None  # by clients that send noised vectors
+    num_examples: int | None = None  # m_i; None: nothing was trained or counted
+    train_loss: float | None = None  # mean over all samples of all local epochs; None: nothing was trained
+    evaluation: Evaluation | None = None  # of the weights as received
+    privacy: PrivacySpent | None = None  # by clients that send noised arrays
 
 
-@dataclass(frozen=True)
-class Registration:
-    """All that a client ever tells about itself. The last two are sent only by those who choose to."""
+# Registration -----------------------------------------------------------------------------------------------------
 
-    client_key: str
-    num_params: int  # K
-    global_num_params: int = 0  # K_g of the public global model, by clients that deploy it
-    group: str = ""  # opaque label that clients of one architecture have in common
+
+def encode_greeting(method: str, settings: Settings, facts: Iterable[str] = ()) -> RecordDict:
+    """Pack the server's side of a registration."""
+    told = {"protocol-version": VERSION, "method": method, "facts": list(facts)}
+    return RecordDict({_INSTRUCTIONS: ConfigRecord(told), _SETTINGS: _encode_settings(settings)})
+
+
+def decode_greeting(content: RecordDict) -> Greeting:
+    """Unpack and check it. Raises ProtocolError, also when the server speaks another version of the protocol."""
+    record = content.config_records.get(_INSTRUCTIONS, ConfigRecord())
+    check_version(record)
+    _check_keys(record, {"protocol-version", "method", "facts"}, set(), _INSTRUCTIONS)
+    facts = record["facts"]
+    if not isinstance(facts, list) or not all(isinstance(fact, str) for fact in facts):
+        raise ProtocolError("malformed", "facts must be a list of names")
+    settings = content.config_records.get(_SETTINGS, ConfigRecord())
+    return Greeting(_name(record, "method"), settings, tuple(map(str, facts)))
 
 
 def encode_registration(registration: Registration) -> RecordDict:
-    """Pack K, the client key, and what else the client chose to tell."""
-    record = ConfigRecord({"client-key": registration.client_key, "num-params": registration.num_params})
-    if registration.global_num_params:
-        record["global-num-params"] = registration.global_num_params
-    if registration.group:
-        record["group"] = registration.group
-    return RecordDict({_REGISTRATION: record})
+    """Pack K, the client key, and the facts."""
+    own = {"client-key": registration.client_key, "num-params": registration.num_params}
+    return RecordDict({_REGISTRATION: ConfigRecord(own | dict(registration.facts))})
 
 
-def decode_registration(content: RecordDict) -> Registration:
-    """Unpack and check a registration. Raises ProtocolError."""
+def decode_registration(content: RecordDict, facts: Mapping[str, Fact] | None = None) -> Registration:
+    """Unpack and check a registration that may hold these facts and nothing more. Raises ProtocolError."""
+    facts = facts or {}
     record = content.config_records.get(_REGISTRATION)
-    required = {"client-key", "num-params"}
-    if record is None or not required <= set(record) <= required | {"global-num-params", "group"}:
-        raise ProtocolError(
-            "malformed", "a registration holds client-key and num-params, perhaps global-num-params and group, no more"
-        )
-    for key in ("client-key", "group"):
-        label = record.get(key, "-")
-        if not isinstance(label, str) or not _LABEL.fullmatch(label):
-            raise ProtocolError("malformed", f"a {key} is 1 to 64 letters, digits, dots, dashes and underscores")
-    for key in ("num-params", "global-num-params"):
-        number = record.get(key, 1)
-        if type(number) is not int or number < 1:
-            raise ProtocolError("malformed", f"{key} is {number!r}, but must be a whole number of at least 1")
-    values: dict[str, Any] = {name.replace("-", "_"): value for name, value in record.items()}
-    return Registration(**values)
+    required = {"client-key", "num-params"} | {key for key, fact in facts.items() if fact.required}
+    allowed = required | facts.keys()
+    if record is None or not required <= set(record) <= allowed:
+        optional = f", perhaps {', '.join(sorted(allowed - required))}" if allowed - required else ""
+        raise ProtocolError("malformed", f"a registration holds {' and '.join(sorted(required))}{optional}, no more")
+    key = _KEY.check("client-key", record["client-key"])
+    size = _SIZE.check("num-params", record["num-params"])
+    return Registration(key, size, {name: fact.check(name, record[name]) for name, fact in facts.items() if name in record})
 
 
-def encode_request(instructions: Instructions, vectors: Mapping[str, Tensor]) -> RecordDict:
-    """Pack a server's request, the vectors in the wire form that the instructions name as `download`."""
-    fields = {field.name: field.default for field in dataclasses.fields(Instructions)}
-    values = {
-        name: value
-        for name, value in dataclasses.asdict(instructions).items()
-        if name == "protocol_version" or value != fields[name]
-    }
-    content = RecordDict({_INSTRUCTIONS: ConfigRecord(_kebab(values))})
-    if vectors:
-        content[_VECTORS] = _encode_vectors(vectors, instructions.download, NOT_TOPK)
+# Requests ---------------------------------------------------------------------------------------------------------
+
+
+def encode_request(instructions: Instructions, settings: Settings, arrays: Arrays) -> RecordDict:
+    """Pack a request, its vectors in the wire form that the settings name as `download`."""
+    defaults = {field.name: field.default for field in dataclasses.fields(Instructions)}
+    told = {kebab(name): value for name, value in vars(instructions).items() if value != defaults[name]}
+    if instructions.compress:
+        told["compress"] = list(instructions.compress)
+    record = ConfigRecord({"protocol-version": VERSION} | told)
+    content = RecordDict({_INSTRUCTIONS: record, _SETTINGS: _encode_settings(settings)})
+    if arrays:
+        content[RECORD] = encode_arrays(arrays, download_form(settings))
     return content
 
 
@@ -160,36 +163,65 @@ def decode_instructions(content: RecordDict) -> Instructions:
     if record is None:
         raise ProtocolError("malformed", f"the message has no record {_INSTRUCTIONS!r}")
     check_version(record)
-    fields = {field.name.replace("_", "-"): field for field in dataclasses.fields(Instructions)}
+    fields = {kebab(field.name): field for field in dataclasses.fields(Instructions)}
     required = {key for key, field in fields.items() if field.default is dataclasses.MISSING}
-    if not required <= set(record) <= set(fields):
-        different = sorted((required - set(record)) | (set(record) - set(fields)))
-        raise ProtocolError("malformed", f"the record {_INSTRUCTIONS!r} has missing or unknown keys: {different}")
-    values = {}
-    for key in record:
-        field = fields[key]
-        value: Any = record[key]
-        if type(value) is not field.type:
-            raise ProtocolError("malformed", f"{key} is {value!r}, but must be of type {field.type}")
-        if isinstance(value, float) and not (math.isfinite(value) and value >= 0):
-            raise ProtocolError("malformed", f"{key} is {value}, but must be a finite number of at least 0")
-        if key in _AT_LEAST and value < _AT_LEAST[key]:
-            raise ProtocolError("malformed", f"{key} is {value!r}, but must be at least {_AT_LEAST[key]}")
-        if key in ("topk-fraction", "temperature") and value == 0:
-            raise ProtocolError("malformed", f"{key} is 0, but must be above 0")
-        if key in ("topk-fraction", "distillation-coefficient") and value > 1:
-            raise ProtocolError("malformed", f"{key} is {value}, but must be at most 1")
-        if key in _CHOICES and value not in _CHOICES[key]:
-            raise ProtocolError("malformed", f"{key} must be one of {', '.join(_CHOICES[key])}")
-        if key in ("run-name", "previous-run") and not RUN_NAME.fullmatch(str(value)):
+    _check_keys(record, required | {"protocol-version"}, set(fields), _INSTRUCTIONS)
+    values: dict[str, Any] = {}
+    for key, value in record.items():
+        if key == "protocol-version":
+            continue
+        if key == "compress":
+            if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+                raise ProtocolError("malformed", "compress must be a list of names")
+            value = tuple(value)
+        elif type(value) is not fields[key].type:
+            raise ProtocolError("malformed", f"{key} is {str(value)[:40]!r}, but must be of type {fields[key].type}")
+        values[snake(key)] = value
+    instructions = Instructions(**values)
+    _name(record, "method")
+    _name(record, "exchange")
+    for key, least in (("server-round", 1), ("checkpoint-round", 0)):
+        if getattr(instructions, snake(key)) < least:
+            raise ProtocolError("malformed", f"{key} is {record[key]!r}, but must be at least {least}")
+    for key in ("run-name", "previous-run"):
+        if key in record and not RUN_NAME.fullmatch(str(record[key])):
             raise ProtocolError("malformed", f"{key} is not the name of a folder")
-        values[field.name] = value
-    return Instructions(**values)  # type: ignore[arg-type]
+    return instructions
+
+
+def decode_settings(record: ConfigRecord | RecordDict, of: type[S]) -> S:
+    """The settings of a client half, as a greeting or a request holds them: all of them, in their ranges.
+
+    Raises ProtocolError.
+    """
+    if isinstance(record, RecordDict):
+        record = record.config_records.get(_SETTINGS, ConfigRecord())
+    options = options_of(of)
+    _check_keys(record, set(options), set(), _SETTINGS)
+    values = {}
+    for key, option in options.items():
+        try:
+            values[snake(key)] = option.checked(record[key], "the server's message")
+        except UserError as error:
+            raise ProtocolError("malformed", str(error)) from error
+        if type(values[snake(key)]) is not type(record[key]):
+            raise ProtocolError("malformed", f"{key} is {record[key]!r}, which is of another type than it should be")
+    return of(**values)
+
+
+def download_form(settings: Settings) -> WireForm:
+    """The wire form of vectors from the server."""
+    return WireForm(settings.download) if isinstance(settings, Compressed) else DENSE
+
+
+def upload_form(settings: Settings) -> WireForm:
+    """The wire form of vectors from clients."""
+    return WireForm(settings.upload, settings.topk_fraction) if isinstance(settings, Compressed) else DENSE
 
 
 def check_version(record: ConfigRecord) -> None:
     """Raise ProtocolError unless the other side speaks this version."""
-    version = record.get("protocol-version")
+    version = record.get("protocol-version", "unknown")
     if type(version) is not int or version != VERSION:
         raise ProtocolError(
             "version",
@@ -197,152 +229,74 @@ def check_version(record: ConfigRecord) -> None:
         )
 
 
-def encode_greeting(global_model: str = "") -> RecordDict:
-    """Pack the server's side of a registration: the protocol version and the global model, for methods with one."""
-    return RecordDict({_INSTRUCTIONS: ConfigRecord({"protocol-version": VERSION, "global-model": global_model})})
+# Replies ----------------------------------------------------------------------------------------------------------
 
 
-def decode_greeting(content: RecordDict) -> str:
-    """Return the name of the public global model, empty for methods without one.
-
-    Raises ProtocolError when the server speaks another version of the protocol.
-    """
-    greeting = content.config_records.get(_INSTRUCTIONS, ConfigRecord())
-    check_version(greeting)
-    name = greeting.get("global-model", "")
-    if not isinstance(name, str):
-        raise ProtocolError("malformed", "global-model must be text")
-    return name
-
-
-def encode_training_result(
-    result: TrainingResult, vectors: Mapping[str, Tensor], upload: str = "dense", topk_fraction: float = NOT_TOPK
+def encode_result(
+    result: Result, arrays: Arrays | None = None, form: WireForm = DENSE, compress: Iterable[str] = ()
 ) -> RecordDict:
-    """Pack a client's reply to a training request, the vectors in the wire form `upload`."""
-    metrics = MetricRecord({"num-examples": result.num_examples, "train-loss": result.train_loss})
+    """Pack a client's reply, the arrays named in `compress` in the wire form."""
+    metrics: dict[str, int | float] = {}
+    if result.num_examples is not None:
+        metrics["num-examples"] = result.num_examples
+    if result.train_loss is not None:
+        metrics["train-loss"] = result.train_loss
     if result.evaluation:
-        metrics.update(_evaluation_metrics(result.evaluation))
+        evaluation = result.evaluation
+        metrics |= {"correct": evaluation.correct, "total": evaluation.total, "loss": evaluation.loss}
     if result.privacy:
-        metrics.update({"privacy-epsilon": result.privacy.epsilon, "privacy-delta": result.privacy.delta})
-    content = RecordDict({_METRICS: metrics})
-    if vectors:
-        content[_VECTORS] = _encode_vectors(vectors, upload, topk_fraction)
+        metrics |= {"privacy-epsilon": result.privacy.epsilon, "privacy-delta": result.privacy.delta}
+    content = RecordDict({_METRICS: MetricRecord(metrics)})
+    if arrays:
+        content[RECORD] = encode_arrays(arrays, form, compress)
     return content
 
 
-def decode_training_result(content: RecordDict) -> TrainingResult:
-    """Unpack and check the counts and losses of a reply to a training request. Raises ProtocolError."""
-    metrics = _metrics(content)
-    num_examples = _whole(metrics, "num-examples", minimum=1)
-    evaluation = _decode_evaluation(metrics) if "correct" in metrics else None
-    privacy = _decode_privacy(metrics) if "privacy-epsilon" in metrics else None
-    return TrainingResult(num_examples, _finite(metrics, "train-loss"), evaluation, privacy)
+def decode_result(content: RecordDict) -> Result:
+    """Unpack and check the counts and losses of a reply. Raises ProtocolError."""
+    metrics = content.metric_records.get(_METRICS)
+    if metrics is None:
+        raise ProtocolError("malformed", f"the message has no record {_METRICS!r}")
+    return Result(
+        _whole(metrics, "num-examples", minimum=1) if "num-examples" in metrics else None,
+        _finite(metrics, "train-loss") if "train-loss" in metrics else None,
+        _evaluation(metrics) if "correct" in metrics else None,
+        _privacy(metrics) if "privacy-epsilon" in metrics else None,
+    )
 
 
-def encode_evaluation(evaluation: Evaluation) -> RecordDict:
-    """Pack a client's reply to an evaluation request."""
-    return RecordDict({_METRICS: MetricRecord(_evaluation_metrics(evaluation))})
+# Inside -----------------------------------------------------------------------------------------------------------
 
 
-def decode_evaluation(content: RecordDict) -> Evaluation:
-    """Unpack and check a reply to an evaluation request. Raises ProtocolError."""
-    return _decode_evaluation(_metrics(content))
+def _encode_settings(settings: Settings) -> ConfigRecord:
+    return ConfigRecord({key: getattr(settings, snake(key)) for key in options_of(type(settings))})
 
 
-def decode_vectors(
-    content: RecordDict, lengths: Mapping[str, int], codec: str = "dense", topk_fraction: float = NOT_TOPK
-) -> dict[str, Tensor]:
-    """Unpack the vectors of a message: exactly these names, of exactly these lengths, all values finite.
-
-    Raises ProtocolError with reason `malformed`, `wrong-dtype`, `wrong-length` or `not-finite`.
-    """
-    record = content.array_records.get(_VECTORS, ArrayRecord())
-    parts: dict[str, dict[str, np.ndarray]] = {name: {} for name in lengths}
-    for label, array in record.items():
-        name, _, part = label.partition("/")
-        if name not in parts or label != _label(name, part or _VALUES):
-            raise ProtocolError(
-                "malformed", f"the message holds {label[:40]!r}, but must hold the vectors {sorted(lengths)}"
-            )
-        # No codec needs more values than the vector has.
-        parts[name][part or _VALUES] = _decode_array(label, array, lengths[name])
-    if missing := [name for name, found in parts.items() if not found]:
-        raise ProtocolError("malformed", f"the message lacks the vectors {missing}")
-    vectors = {}
-    for name, length in lengths.items():
-        try:
-            vectors[name] = decode(parts[name], codec, topk_fraction, length)
-        except ProtocolError as error:
-            raise ProtocolError(error.reason, f"vector {name!r}: {error.detail}") from error
-    return vectors
+def _check_keys(record: ConfigRecord, required: set[str], optional: set[str], name: str) -> None:
+    if not required <= set(record) <= required | optional:
+        different = sorted((required - set(record)) | (set(record) - required - optional))
+        raise ProtocolError("malformed", f"the record {name!r} has missing or unknown keys: {different}")
 
 
-def payload_bytes(content: RecordDict) -> int:
-    """Bytes of the arrays of a message as sent."""
-    return sum(len(array.data) for record in content.array_records.values() for array in record.values())
+def _name(record: ConfigRecord, key: str) -> str:
+    name = record[key]
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ProtocolError("malformed", f"{key} is {str(name)[:40]!r}, but must be a name")
+    return name
 
 
-def _encode_vectors(vectors: Mapping[str, Tensor], codec: str, topk_fraction: float) -> ArrayRecord:
-    """Each vector under its own name; where a codec makes several arrays of it, the others are `name/part`."""
-    arrays = {}
-    for name, vector in vectors.items():
-        for part, values in encode(vector.detach().cpu(), codec, topk_fraction).items():
-            arrays[_label(name, part)] = Array(values)
-    return ArrayRecord(arrays)
-
-
-def _label(vector: str, part: str) -> str:
-    return vector if part == _VALUES else f"{vector}/{part}"
-
-
-def _decode_array(name: str, array: Array, longest: int) -> np.ndarray:
-    """The values of an array of a message, read-only. The bytes are a NumPy file of one dimension.
-
-    Only one header is right for a type and a length, so it is compared and never parsed.
-    """
-    dtype = _DTYPES.get(array.dtype)
-    if dtype is None:
-        raise ProtocolError("wrong-dtype", f"{name!r} is {str(array.dtype)[:20]}, which no codec sends")
-    shape = tuple(array.shape)
-    if len(shape) != 1 or type(shape[0]) is not int or not 0 <= shape[0] <= longest:
-        raise ProtocolError("wrong-length", f"{name!r} has shape {str(shape)[:60]}, for a vector of {longest} values")
-    (length,) = shape
-    header = _npy_header(dtype, length)
-    if len(array.data) != len(header) + dtype.itemsize * length or not array.data.startswith(header):
-        raise ProtocolError("malformed", f"the bytes of {name!r} are not the {length} {dtype} values they claim")
-    return np.frombuffer(array.data, dtype, offset=len(header))
-
-
-def _npy_header(dtype: np.dtype, length: int) -> bytes:
-    """What NumPy writes before a vector of this type and length."""
-    stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(stream, {"descr": dtype.str, "fortran_order": False, "shape": (length,)})
-    return stream.getvalue()
-
-
-def _evaluation_metrics(evaluation: Evaluation) -> dict[str, Any]:
-    return {"correct": evaluation.correct, "total": evaluation.total, "loss": evaluation.loss}
-
-
-def _decode_evaluation(metrics: MetricRecord) -> Evaluation:
+def _evaluation(metrics: MetricRecord) -> Evaluation:
     correct, total = _whole(metrics, "correct", minimum=0), _whole(metrics, "total", minimum=1)
     if correct > total:
         raise ProtocolError("malformed", f"correct is {correct}, more than the total of {total}")
     return Evaluation(correct, total, _finite(metrics, "loss"))
 
 
-def _decode_privacy(metrics: MetricRecord) -> PrivacySpent:
+def _privacy(metrics: MetricRecord) -> PrivacySpent:
     epsilon, delta = _finite(metrics, "privacy-epsilon"), _finite(metrics, "privacy-delta")
     if epsilon < 0 or not 0 < delta < 1:
         raise ProtocolError("malformed", f"privacy-epsilon is {epsilon} and privacy-delta {delta}, which is no privacy")
     return PrivacySpent(epsilon, delta)
-
-
-def _metrics(content: RecordDict) -> MetricRecord:
-    metrics = content.metric_records.get(_METRICS)
-    if metrics is None:
-        raise ProtocolError("malformed", f"the message has no record {_METRICS!r}")
-    return metrics
 
 
 def _whole(metrics: MetricRecord, key: str, minimum: int) -> int:
@@ -359,7 +313,3 @@ def _finite(metrics: MetricRecord, key: str) -> float:
     if not math.isfinite(value):
         raise ProtocolError("not-finite", f"{key} is {value}")
     return value
-
-
-def _kebab(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name.replace("_", "-"): value for name, value in values.items()}

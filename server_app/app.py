@@ -12,16 +12,16 @@ from flwr.common import log
 from flwr.serverapp import Grid, ServerApp
 from flwr.superlink.grid import InMemoryGrid
 
-from common.config import Config, load_config
+from common.config import RUN_OPTIONS, Config, load_config
 from common.data.partition import class_counts
 from common.data.simulation import divide
 from common.errors import UserError
 from server_app import checkpoint
 from server_app.checkpoint import Checkpoint
-from server_app.exchange import wait_for_nodes
-from server_app.registry import Client
-from server_app.strategies import STRATEGIES, Run
-from server_app.tracking import RunTracker
+from server_app.client import Client
+from server_app.results import RunTracker
+from server_app.rounds.membership import wait_for_nodes
+from server_app.strategy import FederationStrategy
 
 _SIMULATION_STARTS_WITHIN = 60.0  # seconds
 
@@ -76,8 +76,9 @@ def _serve(grid: Grid, config: Config, start: Checkpoint | None, simulated: bool
     def architecture_of(client: Client) -> str:
         return config.model_of(int(client.key), num_parts) if simulated else f"K = {client.num_params:,}"
 
-    strategy = STRATEGIES[config.method](
-        Run(config, tracker, architecture_of, nodes_may_come=not simulated, start=start)
+    method = config.halves.server(config)
+    strategy = FederationStrategy(
+        config, method, tracker, architecture_of, nodes_may_come=not simulated, start=start
     )
     strategy.start(grid, ArrayRecord(), config.num_rounds, timeout=config.deadline)
     tracker.finish()
@@ -117,17 +118,11 @@ def _start_of(config: Config) -> tuple[Config, Checkpoint | None]:
 
 def _check_same(config: Config, start: Checkpoint, simulated: bool) -> None:
     """Raise UserError where this run would read the checkpoint's weights as something that they are not."""
-    keys = ["seed", "anchor"]
-    if config.mode == "train":
-        keys += ["method", "schedule"]
-    if simulated:
-        keys += ["dataset", "partition", "classes-per-client", "dirichlet-alpha", "max-samples-per-class"]
-        keys += ["num-clients", "models", "held-out", "keep-local", "freeze", "heads"]
-    if config.method in ("mh-pfedhn-g", "mh-pfedhn-gd"):
-        keys += ["global-model"]
-    for key in keys:
-        then, now = start.config.get(key), config.to_dict()[key]
-        if then != now:
+    when = {"always"} | ({"training"} if config.mode == "train" else set()) | ({"simulation"} if simulated else set())
+    settings = config.to_dict()
+    for key, option in (RUN_OPTIONS | config.halves.options).items():
+        then, now = start.config.get(key), settings[key]
+        if option.rule.fixed in when and then != now:
             raise UserError(f"{key} is {now!r}, but {start.path} was trained with {then!r}: use the same.")
     if simulated and config.run_name != start.config["run-name"]:
         expected = config.results_path / start.config["run-name"]

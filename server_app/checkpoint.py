@@ -21,7 +21,7 @@ from common.files import write_tensors
 
 FOLDER = "checkpoints"  # in a run's folder
 _BEST = "best.pt"
-_FORMAT = 2
+_FORMAT = 3
 _KEPT = 2  # the newest ones; the best one is kept beside them
 
 State = dict[str, Any]  # of tensors, numbers, text, lists and dicts
@@ -35,7 +35,7 @@ class Checkpoint:
     server_round: int  # the last complete one
     config: dict[str, Any]  # of the run that wrote it, keys as in config.yaml
     loop: State  # of the round loop: clients, random numbers, what is not yet in the metrics
-    method: State  # of the strategy: what it has learned
+    method: State  # of the method: what it has learned
 
 
 def save(run_dir: Path, server_round: int, config: Mapping[str, Any], loop: State, method: State) -> Path:

@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from common.config import REDUCTIONS, SCHEDULES
 from server_app.hypernetwork import HyperNetwork
+
+SCHEDULES = ("joint", "per-client", "sequential")
+REDUCTIONS = ("sum", "mean")
 
 
 class HyperNetworkOptimizer:

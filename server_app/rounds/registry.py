@@ -1,23 +1,12 @@
 """Who is known to the server: client key -> K and node, and the rules of admission."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
-from common.protocol import ProtocolError, Registration
+from common.errors import ProtocolError
+from common.protocol import Registration
+from server_app.client import NOWHERE, Client, natural_order
 
 KEY_IN_USE = "key-in-use"
-NOWHERE = 0  # no node of Flower's has this id
-
-
-@dataclass
-class Client:
-    """A client as the server knows it."""
-
-    key: str
-    num_params: int  # K
-    node_id: int  # NOWHERE: known from a checkpoint, and not yet back
-    global_num_params: int = 0  # K_g, where the client deploys the global model
-    group: str = ""  # opaque label of its architecture, where it gave one
 
 
 class Registry:
@@ -42,13 +31,7 @@ class Registry:
             )
         known = self._clients.get(registration.client_key)
         if known is None:
-            known = Client(
-                registration.client_key,
-                registration.num_params,
-                node_id,
-                registration.global_num_params,
-                registration.group,
-            )
+            known = Client(registration.client_key, registration.num_params, node_id, dict(registration.facts))
             self._clients[known.key] = known
         elif known.node_id != node_id and known.node_id in live_nodes:
             raise ProtocolError(
@@ -82,8 +65,3 @@ class Registry:
     def nodes(self) -> set[int]:
         """Ids of the nodes that some client speaks through."""
         return {client.node_id for client in self._clients.values()} - {NOWHERE}
-
-
-def natural_order(key: str) -> tuple[int, str]:
-    """Sort key that puts "2" before "10"."""
-    return len(key), key

@@ -1,4 +1,4 @@
-"""One exchange with a cohort: push the requests, hand on the replies as they arrive, end at the deadline or the quorum.
+"""Requests to nodes and their replies: push, hand on what arrives, end at the deadline or the quorum.
 
 Flower's own `send_and_receive` looks for replies every 3 s and returns them all at the end; this one does not wait.
 """
@@ -6,16 +6,13 @@ Flower's own `send_and_receive` looks for replies every 3 s and returns them all
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping, Set
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
-from logging import INFO
 from typing import Protocol
 
 from flwr.app import Error, Message
-from flwr.common import log
 from flwr.serverapp import Grid
-
-from common.errors import UserError
 
 # Seconds between looks for replies: a share of what has been waited, so that what looking adds to a wait is small.
 _FIRST_PAUSE = 0.02
@@ -66,9 +63,9 @@ class OpenRequests:
     def __init__(self) -> None:
         self._open: dict[str, OpenRequest] = {}
 
-    def add(self, exchange: "Exchange") -> None:
+    def add(self, trip: "RoundTrip") -> None:
         """Take over what an exchange that is over was not answered."""
-        self._open |= exchange.unanswered
+        self._open |= trip.unanswered
 
     def look(self, grid: Grid) -> list[tuple[str, Message]]:
         """Replies that have come since, each with its client. They and what has expired are forgotten."""
@@ -111,28 +108,36 @@ class OpenRequests:
         return client in self._open and self._open[client].node == node
 
 
-class Exchange:
+class RoundTrip:
     """The requests of one exchange and their replies.
 
     Parameters
     ----------
     grid: Flower's connection to the nodes.
-    requests: one message a client, under the client's key.
+    requests: each client's key and its message, made when its turn comes and held no longer than that.
+    count: how many requests there are.
     deadline: seconds after which missing replies count as late.
     quorum: share of the clients (0 to 1] whose good replies end the exchange early.
     reject: is told of every client that fails.
     """
 
     def __init__(
-        self, grid: Grid, requests: Mapping[str, Message], deadline: float, quorum: float, reject: Reject
+        self,
+        grid: Grid,
+        requests: Iterable[tuple[str, Message]],
+        count: int,
+        deadline: float,
+        quorum: float,
+        reject: Reject,
     ) -> None:
         self._grid = grid
         self._requests = requests
         self._deadline = deadline
-        self._needed = math.ceil(quorum * len(requests) - 1e-9)  # 0.28 x 25 is 7.000000000000001 in binary
+        self._needed = math.ceil(quorum * count - 1e-9)  # 0.28 x 25 is 7.000000000000001 in binary
         self._note = reject
         self._rejected: set[str] = set()
         self._asked: dict[str, str] = {}  # message id -> client key
+        self._nodes: dict[str, int] = {}  # client key -> the node that was asked
         self.unanswered: dict[str, OpenRequest] = {}  # by client; complete once all replies have been taken
 
     def client_of(self, reply: Message) -> str:
@@ -152,7 +157,9 @@ class Exchange:
         began = time.monotonic()
         ends = began + self._deadline
         waiting: dict[str, str] = {}  # message id -> client key
-        for client, request in self._requests.items():
+        expires: dict[str, float] = {}  # by client, on the monotonic clock
+        for client, request in self._requests:
+            self._nodes[client], expires[client] = request.metadata.dst_node_id, began + request.metadata.ttl
             # One by one: of several, Flower does not say which were refused (too large, or the node is gone).
             identifiers = [identifier for identifier in self._grid.push_messages([request]) if identifier]
             if identifiers:
@@ -161,8 +168,9 @@ class Exchange:
                 self.reject(client, "not-sent", "Flower refused the message: the node is gone or the message too large")
         arrived: set[str] = set()
         while waiting:
-            messages = list(self._grid.pull_messages(list(waiting)))
-            for message in messages:
+            messages = deque(self._grid.pull_messages(list(waiting)))
+            while messages:
+                message = messages.popleft()  # held no longer than it is looked at
                 asked = message.metadata.reply_to_message_id
                 if asked not in waiting:
                     self._note(self._asked.get(asked, "unknown"), *self._why_not_wanted(asked))
@@ -170,7 +178,7 @@ class Exchange:
                 client = waiting.pop(asked)
                 if message.has_error():
                     self.reject(client, *describe_error(message.error))
-                elif message.metadata.src_node_id != self._requests[client].metadata.dst_node_id:
+                elif message.metadata.src_node_id != self._nodes[client]:
                     self.reject(client, *WRONG_SENDER)
                 else:
                     arrived.add(client)
@@ -183,8 +191,7 @@ class Exchange:
             pause = min(max(_FIRST_PAUSE, _PAUSE_SHARE * (now - began)), _LONGEST_PAUSE)
             time.sleep(min(pause, ends - now))
         for identifier, client in waiting.items():
-            metadata = self._requests[client].metadata
-            self.unanswered[client] = OpenRequest(identifier, metadata.dst_node_id, began + metadata.ttl)
+            self.unanswered[client] = OpenRequest(identifier, self._nodes[client], expires[client])
             self.reject(client, "late", "no reply came before the exchange ended")
 
     def _why_not_wanted(self, asked: str) -> tuple[str, str]:
@@ -199,25 +206,3 @@ def describe_error(error: Error) -> tuple[str, str]:
     # In a simulation the client's own words come after a page of Ray's.
     words = reason.rpartition(_RAY_PREAMBLE)[2].split()
     return _ERROR_NAMES.get(error.code, "unknown"), " ".join(words)[:500]
-
-
-def wait_for_nodes(grid: Grid, at_least: int, timeout: float) -> list[int]:
-    """Wait until enough nodes are connected and no more have come for a moment; return their ids, sorted.
-
-    Raises UserError when fewer came within `timeout` seconds.
-    """
-    ends = time.monotonic() + timeout
-    before: list[int] | None = None
-    while True:
-        nodes = sorted(grid.get_node_ids())
-        if len(nodes) >= at_least and nodes == before:
-            return nodes
-        if time.monotonic() >= ends:
-            raise UserError(
-                f"{len(nodes)} of at least {at_least} nodes (min-clients) connected within {timeout:g} s (deadline): "
-                "start more SuperNodes or lower min-clients."
-            )
-        if len(nodes) < at_least and nodes != before:
-            log(INFO, "%d of at least %d nodes (min-clients) are connected; waiting for more.", len(nodes), at_least)
-        before = nodes
-        time.sleep(_LONGEST_PAUSE)

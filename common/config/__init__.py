@@ -1,0 +1,34 @@
+"""A run's configuration: flat kebab-case keys, from profiles (conf/) and overrides, checked before a run starts.
+
+The same keys serve YAML profiles, `[tool.flwr.app.config]`, `flwr run -c`, `mh-pfedhn run -c` and `mh_pfedhn.run`.
+"""
+
+from common.config.loading import keys_with_help, load_config, parse_overrides
+from common.config.profiles import profiles
+from common.config.run import (
+    DATASETS,
+    DEFAULT_PROFILE,
+    METHOD_SETTINGS,
+    MODELS,
+    RUN_NAME,
+    RUN_OPTIONS,
+    SITES,
+    Config,
+    project_dir,
+)
+
+__all__ = [
+    "DATASETS",
+    "DEFAULT_PROFILE",
+    "METHOD_SETTINGS",
+    "MODELS",
+    "RUN_NAME",
+    "RUN_OPTIONS",
+    "SITES",
+    "Config",
+    "keys_with_help",
+    "load_config",
+    "parse_overrides",
+    "profiles",
+    "project_dir",
+]

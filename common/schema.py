@@ -1,0 +1,108 @@
+"""Schemas: which arrays a message holds, and which facts a registration; checked at the boundary, before use.
+
+    {"delta": Vector(239_856)}                                          a vector for which codecs may be used
+    {"prototypes": Array((UpTo("n", 100), 64)),                         n <= 100 rows of 64 values,
+     "labels": Array((UpTo("n", 100),), "int64", below=100)}            and as many labels, each from 0 to 99
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from common.errors import ProtocolError
+
+DTYPES = ("float32", "int64")
+_LABEL = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(frozen=True)
+class UpTo:
+    """A dimension that is only bounded. Dimensions of one name are equal within a message."""
+
+    name: str
+    most: int
+
+
+@dataclass(frozen=True)
+class Array:
+    """What an array must be: a size or an `UpTo` for each dimension, a type, and for whole numbers their range."""
+
+    shape: tuple[int | UpTo, ...]
+    dtype: str = "float32"  # or int64
+    below: int | None = None  # whole numbers are from 0 to below - 1
+    codec: bool = False  # whether it may travel in a shorter wire form (`common/codec.py`); one fixed dimension
+
+    @property
+    def most(self) -> int:
+        """How many values it holds at most."""
+        count = 1
+        for size in self.shape:
+            count *= size.most if isinstance(size, UpTo) else size
+        return count
+
+    def __str__(self) -> str:
+        sizes = (f"{size.name} <= {size.most}" if isinstance(size, UpTo) else str(size) for size in self.shape)
+        return f"{self.dtype} [{', '.join(sizes)}]"
+
+
+def Vector(size: int) -> Array:  # noqa: N802 (reads as the kind of array that it makes)
+    """A float32 vector [size], such as theta_i and delta_i, for which codecs may be used."""
+    return Array((size,), codec=True)
+
+
+Schema = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A fact that is a whole number."""
+
+    minimum: int
+    maximum: int
+    required: bool = False
+
+    def check(self, key: str, value: object) -> int:
+        """The value. Raises ProtocolError."""
+        if type(value) is not int or not self.minimum <= value <= self.maximum:
+            raise ProtocolError(
+                "malformed", f"{key} is {str(value)[:40]}, but must be a whole number from {self.minimum} to {self.maximum:,}"
+            )
+        return value
+
+
+@dataclass(frozen=True)
+class Label:
+    """A fact that is an opaque label."""
+
+    required: bool = False
+
+    def check(self, key: str, value: object) -> str:
+        """The value. Raises ProtocolError."""
+        if not isinstance(value, str) or not _LABEL.fullmatch(value):
+            raise ProtocolError("malformed", f"a {key} is 1 to 64 letters, digits, dots, dashes and underscores")
+        return value
+
+
+Fact = Whole | Label
+Facts = Mapping[str, int | str]
+
+
+class Dimensions:
+    """The sizes that named dimensions of one message have turned out to be."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[str, int] = {}
+
+    def check(self, name: str, shape: tuple[int, ...], expected: Array) -> None:
+        """Raise ProtocolError unless an array's shape is what is expected."""
+        fits = len(shape) == len(expected.shape) and all(
+            0 <= size <= most.most if isinstance(most, UpTo) else size == most
+            for size, most in zip(shape, expected.shape, strict=True)
+        )
+        if not fits:
+            raise ProtocolError("wrong-length", f"{name!r} has shape {str(shape)[:60]}, but must be {expected}")
+        for size, bound in zip(shape, expected.shape, strict=True):
+            if isinstance(bound, UpTo) and self._sizes.setdefault(bound.name, size) != size:
+                raise ProtocolError(
+                    "wrong-length", f"{name!r} has shape {shape}, but {bound.name} is {self._sizes[bound.name]} elsewhere"
+                )

@@ -1,0 +1,64 @@
+"""FedAvg (McMahan et al. 2017): one model for all clients, the mean of what they trained, weighted by their samples.
+
+Clients of different architectures cannot be averaged, so there is one vector for each K; the paper does the same
+(section 4.3: one run an architecture). The vector is an offset from the architecture's seeded initialisation, which all
+clients of an architecture share and the server never sees; the averages are the same as of the weights themselves.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from common.arrays import Arrays
+from common.config import Config
+from common.protocol import DELTA, THETA
+from common.schema import Schema, Vector
+from common.settings import Bounded
+from server_app.checkpoint import State
+from server_app.client import Client
+from server_app.methods.base import Exchange, Exchanges, Method, Replies
+from server_app.optim import mean_delta
+
+
+class FedAvg(Method):
+    """Holds one vector w for each K; down goes w, up comes w - w_i."""
+
+    Settings = Bounded
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.averages: dict[int, Tensor] = {}  # K -> w [K] float32
+
+    def admit(self, clients: Sequence[Client]) -> None:
+        """Start the vector of a new K at zero, which is the seeded initialisation itself."""
+        for client in clients:
+            self.averages.setdefault(client.num_params, torch.zeros(client.num_params))
+
+    def round(self, cohort: Sequence[Client]) -> Exchanges:
+        """w = sum_i (m_i / M) w_i over the clients of each K, as w - sum_i (m_i / M) (w - w_i)."""
+        replies = yield Exchange("personal", to=cohort, send=self.average, expect=_delta, deploys=True)
+        for num_params in self.averages:
+            group = Replies({key: each for key, each in replies.items() if len(each.arrays[DELTA]) == num_params})
+            if group:
+                self.averages[num_params] = self.averages[num_params] - mean_delta(group.weighted(DELTA))
+
+    def deploy(self, clients: Sequence[Client]) -> Exchanges:
+        """The average of the client's group."""
+        yield Exchange("deploy", to=clients, send=self.average, deploys=True)
+
+    def average(self, clients: Sequence[Client]) -> Mapping[str, Arrays]:
+        """w for each client."""
+        return {client.key: {THETA: self.averages[client.num_params]} for client in clients}
+
+    def state(self) -> State:
+        """The vector of each K."""
+        return {"averages": dict(self.averages)}
+
+    def load_state(self, state: State) -> None:
+        """Take up such vectors."""
+        self.averages = dict(state["averages"])
+
+
+def _delta(client: Client) -> Schema:
+    return {DELTA: Vector(client.num_params)}

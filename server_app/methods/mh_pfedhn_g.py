@@ -1,0 +1,95 @@
+"""MH-pFedHNG (paper, section 3.3): MH-pFedHN with a global model, without distillation.
+
+A public model of K_g parameters has an embedding v_g of its own, and the head of tau_g. It is one more client of the
+hypernetwork, under a key that no client can have, so no other code knows of it.
+"""
+
+from collections import Counter
+from collections.abc import Generator, Mapping, Sequence
+from logging import INFO, WARNING
+
+import torch
+from flwr.common import log
+
+from common.arrays import Arrays
+from common.errors import UserError
+from common.protocol import DELTA, THETA
+from common.schema import Fact, Vector, Whole
+from server_app.checkpoint import Checkpoint
+from server_app.client import Client
+from server_app.hypernetwork import Member
+from server_app.methods.base import Exchange, Exchanges, Replies
+from server_app.methods.mh_pfedhn import MHpFedHN
+from server_app.optim import mean_delta
+
+GLOBAL_KEY = "(global model)"  # no client can have this key: it holds characters that a client key may not
+K_G = "global-num-params"  # the fact that a client which deploys the global model gives
+
+
+class MHpFedHNG(MHpFedHN):
+    """Two exchanges a round: the global model's, then the personal one."""
+
+    def round(self, cohort: Sequence[Client]) -> Exchanges:
+        """Algorithm 2: the global step, then the personal one from the phi that it left."""
+        yield from self.global_step(cohort)
+        yield from super().round(cohort)
+
+    def global_step(self, cohort: Sequence[Client]) -> Generator[Exchange, Replies, Replies]:
+        """Steps 1 to 5 of Figure 2: those who deploy the global model train w_g; one step follows with Equation 6's
+        sum_i (m_i / M) delta_{g,i}, which moves the trunk, the head of tau_g and v_g alone.
+        """
+        deploying = self.deploying(cohort)
+        if not deploying or self.config.mode == "adapt":  # in which all that was trained before is frozen
+            return Replies()
+        expected = {DELTA: Vector(self.hn.num_params(GLOBAL_KEY))}
+        replies = yield Exchange("global_step", to=deploying, send=self.w_g, expect=expected, losses="global")
+        if not replies:
+            log(INFO, "No client trained the global model; it stays as it is.")
+        elif not self.optimizer.apply({GLOBAL_KEY: mean_delta(replies.weighted(DELTA))}):
+            log(WARNING, "The global step's gradient overflowed: the step was left out.")
+        return replies
+
+    def deploying(self, clients: Sequence[Client]) -> list[Client]:
+        """Those who have room for the global model (appendix C.10)."""
+        return [client for client in clients if client.facts.get(K_G)]
+
+    def w_g(self, clients: Sequence[Client]) -> Mapping[str, Arrays]:
+        """The global model's weights [K_g] from the current phi (Equation 5), the same for each of these clients."""
+        with torch.no_grad():
+            (w_g,) = self.hn.generate([GLOBAL_KEY])
+        return dict.fromkeys([client.key for client in clients], {THETA: w_g.cpu()})
+
+    @property
+    def facts(self) -> Mapping[str, Fact]:
+        """K_g, from clients that deploy the global model: the server knows neither image size nor number of classes."""
+        return {**super().facts, K_G: Whole(1, self.config.max_params)}
+
+    def admit(self, clients: Sequence[Client]) -> None:
+        """Add the clients, and the global model with the first of them that deploy it."""
+        sizes = Counter(client.facts[K_G] for client in self.deploying(clients))
+        members = {client.key: Member(client.num_params, client.facts.get("group", "")) for client in clients}
+        if sizes and not self._has_global_model():
+            # Where they disagree, the majority's size counts.
+            members[GLOBAL_KEY] = Member(min(sizes, key=lambda size: (-sizes[size], size)))
+        self.add_members(members)
+        for client in self.deploying(clients):
+            if client.facts[K_G] != self.hn.num_params(GLOBAL_KEY):
+                log(
+                    WARNING,
+                    "Client %s has no part in the global model: it has %d parameters there, elsewhere %d.",
+                    client.key,
+                    client.facts.pop(K_G),
+                    self.hn.num_params(GLOBAL_KEY),
+                )
+
+    def adapt(self, start: Checkpoint) -> None:
+        """Freeze a checkpoint that has a global model."""
+        super().adapt(start)
+        if not self._has_global_model():
+            raise UserError(
+                f"{start.path} has no global model: it is of a run with method {start.config.get('method')!r}; adapt "
+                "it with that method."
+            )
+
+    def _has_global_model(self) -> bool:
+        return hasattr(self, "hn") and GLOBAL_KEY in self.hn.members

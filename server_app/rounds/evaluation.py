@@ -1,0 +1,72 @@
+"""What is tested when, and how results become a line of the metrics.
+
+Accuracy "after round r" is that of the weights that round r's update led to. They go out for round r + 1 anyway, so the
+clients test them on arrival and evaluation costs no exchange of its own; the last round's are tested when the final
+weights are handed over. So a round's record waits for its tests until the next one has sent its weights.
+"""
+
+from logging import INFO
+from typing import TypeVar
+
+from flwr.app import MetricRecord
+from flwr.common import log
+from flwr.serverapp.strategy import Result
+
+from common.config import Config
+from common.evaluation import Evaluation
+from server_app.client import natural_order
+from server_app.results import RoundRecord, RunTracker
+
+
+T = TypeVar("T")
+
+
+class Evaluations:
+    """Holds the record that waits for its tests, collects them, and publishes it."""
+
+    def __init__(self, config: Config, tracker: RunTracker) -> None:
+        self.waiting: RoundRecord | None = None  # the last complete round, whose weights are not tested yet
+        self._every = config.evaluate_every
+        self._num_rounds = config.num_rounds
+        self._tracker = tracker
+        self._results: dict[str, Evaluation] = {}
+
+    def begin(self, num_rounds: int) -> bool:
+        """Start collecting; whether the weights of the record that waits are to be tested."""
+        self._num_rounds = num_rounds
+        self._results = {}
+        return self.waiting is not None and self._is_due(self.waiting.round)
+
+    def add(self, results: dict[str, Evaluation]) -> None:
+        """Take tests, by client."""
+        self._results |= results
+
+    def publish(self, trained: set[str], result: Result) -> float | None:
+        """Write down the record that waits; return the accuracy over the test samples of the clients that train.
+
+        None: none of them was tested. In mode adapt the others are those that the checkpoint knew.
+        """
+        record = self.waiting
+        assert record is not None
+        # Sorted, so that nothing in the record depends on who answered first.
+        record.evaluations = _sorted(self._results)
+        record.train_losses = _sorted(record.train_losses)
+        record.extra_losses = {name: _sorted(losses) for name, losses in record.extra_losses.items()}
+        record.privacy = _sorted(record.privacy)
+        record.failures.sort(key=lambda failure: natural_order(failure.client))
+        self._tracker.log_round(record)
+        log(INFO, "%s", self._tracker.progress_line(record))
+        tested = [test for key, test in record.evaluations.items() if key in trained]
+        total = sum(test.total for test in tested)
+        if not total:
+            return None
+        accuracy = sum(test.correct for test in tested) / total
+        result.evaluate_metrics_clientapp[record.round] = MetricRecord({"accuracy": accuracy})
+        return accuracy
+
+    def _is_due(self, server_round: int) -> bool:
+        return server_round % self._every == 0 or server_round == self._num_rounds
+
+
+def _sorted(by_client: dict[str, T]) -> dict[str, T]:
+    return dict(sorted(by_client.items(), key=lambda item: natural_order(item[0])))

@@ -1,0 +1,146 @@
+"""The mail of the rounds: an exchange of a method becomes messages, and messages that fit become its replies.
+
+Nobody waits longer than the deadline, a bad reply costs its client the round and changes nothing else, and a client that
+still works on an earlier request is sent nothing more until it has answered.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from common import protocol
+from common.arrays import Arrays, decode_arrays, payload_bytes
+from common.config import Config
+from common.errors import ProtocolError
+from common.evaluation import Evaluation
+from common.protocol import Instructions, Result
+from common.schema import Schema
+from common.settings import Bounded
+from server_app.client import Client, natural_order
+from server_app.methods.base import Exchange, Replies, Reply
+from server_app.rounds.log import RoundLog
+from server_app.rounds.round_trip import OpenRequests, RoundTrip
+
+TTL_MARGIN = 60.0  # seconds that Flower keeps a message beyond the deadline, so that it is ours that ends an exchange
+
+
+@dataclass(frozen=True)
+class Occasion:
+    """What an exchange is part of: a round, a test of weights between rounds, or the end of the run."""
+
+    server_round: int  # clients load what they kept in earlier ones
+    message_type: str = protocol.TRAIN
+    test: bool = False  # an exchange that deploys also tests
+    final: bool = False  # an exchange that deploys hands over for good; all are waited for, at most for the deadline
+
+
+class Mailroom:
+    """Sends the exchanges of a method and sorts what comes back.
+
+    `checkpoint_round` and `previous_run` are told to clients, so that they keep what a resumed server comes back to.
+    """
+
+    def __init__(self, config: Config, log: RoundLog, previous_run: str = "") -> None:
+        self.deadline = config.deadline
+        self.checkpoint_round = 0
+        self._config = config
+        self._log = log
+        self._previous_run = previous_run
+        self._max_norm = config.settings(Bounded).max_delta_norm
+        self._told = config.settings(config.halves.client.Settings)  # what clients are told of the method's settings
+        self._owed = OpenRequests()  # by clients, from exchanges that ended without them
+
+    def exchange(self, grid: Grid, exchange: Exchange, occasion: Occasion) -> tuple[Replies, dict[str, Evaluation]]:
+        """Send an exchange; return the good replies, and the tests that came with them, each by client."""
+        clients = list(exchange.to) if occasion.final else self._free(grid, exchange.to)
+        by_key = {client.key: client for client in clients}
+        with self._log.timed("generate"):
+            outgoing = exchange.outgoing(clients)
+        requests = self._requests(clients, exchange, occasion, outgoing)
+        quorum = 1.0 if occasion.final else self._config.quorum
+        trip = RoundTrip(grid, requests, len(clients), self.deadline, quorum, self._log.fail)
+        replies: dict[str, Reply] = {}
+        tests: dict[str, Evaluation] = {}
+        with self._log.timed("exchange"):
+            for key, message in trip.replies():
+                try:
+                    result, arrays = self._opened(message.content, exchange, by_key[key], occasion)
+                except ProtocolError as error:
+                    trip.reject(key, error.reason, error.detail)
+                    continue
+                replies[key] = Reply(arrays, result.num_examples or 0)
+                if result.evaluation and occasion.test and exchange.deploys:
+                    tests[key] = result.evaluation
+                self._note(key, result, exchange)
+        self._owed.add(trip)
+        # Sorted, so that the result does not depend on which reply came first.
+        return Replies({key: replies[key] for key in sorted(replies, key=natural_order)}), tests
+
+    def _free(self, grid: Grid, clients: Sequence[Client]) -> list[Client]:
+        """Those who do not work on an earlier request any more; the others lose this exchange."""
+        busy = self._owed.busy(grid, {client.key: client.node_id for client in clients}, self.deadline)
+        for key in busy:
+            self._log.fail(key, "busy", "it still works on a request of an exchange that ended without it")
+        return [client for client in clients if client.key not in busy]
+
+    def _requests(
+        self, clients: Sequence[Client], exchange: Exchange, occasion: Occasion, outgoing: dict[str, Arrays]
+    ) -> Iterator[tuple[str, Message]]:
+        """The messages, one at a time: a whole cohort's would be as large as all its models."""
+        instructions = Instructions(
+            method=self._config.halves.client_name,
+            exchange=exchange.name,
+            run_name=self._config.run_name,
+            server_round=occasion.server_round,
+            seed=self._config.seed,
+            deploys=exchange.deploys,
+            test=exchange.deploys and occasion.test,
+            final=exchange.deploys and occasion.final,
+            checkpoint_round=self.checkpoint_round,
+            previous_run=self._previous_run,
+        )
+        for client in clients:
+            shortened = tuple(name for name, array in exchange.expected(client).items() if array.codec)
+            told = replace(instructions, compress=shortened)
+            content = protocol.encode_request(told, self._told, outgoing.pop(client.key))
+            self._log.record.bytes_down += payload_bytes(content)
+            ttl, group = self.deadline + TTL_MARGIN, str(occasion.server_round)
+            yield client.key, Message(content, client.node_id, occasion.message_type, ttl=ttl, group_id=group)
+
+    def _opened(
+        self, content: RecordDict, exchange: Exchange, client: Client, occasion: Occasion
+    ) -> tuple[Result, Arrays]:
+        """A reply that is all that the exchange asked for. Raises ProtocolError."""
+        self._log.record.bytes_up += payload_bytes(content)
+        result = protocol.decode_result(content)
+        trains = exchange.losses and occasion.message_type == protocol.TRAIN
+        if trains and (result.train_loss is None or result.num_examples is None):
+            raise ProtocolError("malformed", "the reply to a training exchange holds num-examples and train-loss")
+        if occasion.message_type == protocol.DEPLOY and exchange.deploys and occasion.test and not result.evaluation:
+            raise ProtocolError("malformed", "the reply to a test holds correct, total and loss")
+        arrays = decode_arrays(content, exchange.expected(client), protocol.upload_form(self._told))
+        for name, array in arrays.items():
+            self._check_norm(name, array)
+        return result, arrays
+
+    def _check_norm(self, name: str, array: torch.Tensor) -> None:
+        if not array.is_floating_point():
+            return
+        norm = float(torch.linalg.vector_norm(array, dtype=torch.float64))
+        if norm > self._max_norm:
+            raise ProtocolError(
+                "huge-norm", f"{name!r} has norm {norm:.3g}, above max-delta-norm ({self._max_norm:g})"
+            )
+
+    def _note(self, key: str, result: Result, exchange: Exchange) -> None:
+        record = self._log.record
+        if result.train_loss is not None and result.num_examples is not None and exchange.losses:
+            extra = record.extra_losses
+            losses = record.train_losses if exchange.losses == "train" else extra.setdefault(exchange.losses, {})
+            losses[key] = (result.train_loss, result.num_examples)
+        if result.privacy:
+            record.privacy[key] = (result.privacy.epsilon, result.privacy.delta)

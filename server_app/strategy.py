@@ -1,0 +1,250 @@
+"""The one Flower Strategy: drives the rounds of a method with the parts in `server_app/rounds`.
+
+A round: see who is here, draw the cohort, play the method's exchanges, and test on the way what the round before led to.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from logging import INFO, WARNING
+from typing import NoReturn
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.common import log
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+from flwr.supercore.exit import add_exit_handler
+
+from common import protocol
+from common.config import Config
+from common.errors import UserError
+from server_app.checkpoint import Checkpoint
+from server_app.client import Client, natural_order
+from server_app.methods.base import Exchange, Exchanges, Method, Replies
+from server_app.results import RunTracker
+from server_app.rounds.evaluation import Evaluations
+from server_app.rounds.log import RoundLog
+from server_app.rounds.mailroom import Mailroom, Occasion
+from server_app.rounds.membership import Membership
+from server_app.rounds.snapshots import Snapshots
+
+
+class FederationStrategy(Strategy):
+    """Owns a method and drives its rounds.
+
+    Parameters
+    ----------
+    config: of the run.
+    method: the server half.
+    tracker: writes down what happens.
+    architecture_of: labels a client in tables and plots.
+    nodes_may_come: False for a simulation, which has all of its nodes from the start.
+    start: what mode adapt starts from, or what a resumed run goes on from.
+
+    Raises UserError for a `start` that does not fit.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        method: Method,
+        tracker: RunTracker,
+        architecture_of: Callable[[Client], str],
+        *,
+        nodes_may_come: bool = False,
+        start: Checkpoint | None = None,
+    ) -> None:
+        self.config = config
+        self.method = method
+        self._tracker = tracker
+        self._architecture_of = architecture_of
+        self._cohorts = random.Random(config.seed)
+        previous_run = str(start.config["run-name"]) if start else ""
+        self._log = RoundLog()
+        self.mailroom = Mailroom(config, self._log, "" if previous_run == config.run_name else previous_run)
+        self.membership = Membership(config, method, self._log, self._track, nodes_may_come)
+        self.evaluations = Evaluations(config, tracker)
+        self.snapshots = Snapshots(
+            config, tracker, method, self.membership.registry, self.evaluations, {"cohort": self._cohorts}
+        )
+        if start and config.mode == "adapt":
+            method.adapt(start)
+        elif start:
+            self.snapshots.restore(start)
+            for client in self.membership.registry.clients:
+                self._track(client)
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run the federation; see Flower's Strategy. `timeout` is the deadline of one exchange in seconds.
+
+        `initial_arrays`, the two configs and `evaluate_fn` have no use here: weights are per client and tested there.
+        Raises UserError when fewer clients than `min-clients` could be registered.
+        """
+        self.summary()
+        self.mailroom.deadline = self.membership.deadline = timeout
+        result = Result()
+        self.snapshots.draw_boundary()
+        add_exit_handler(self.snapshots.save_on_exit)
+        last = self.evaluations.waiting
+        for server_round in range(last.round + 1 if last else 1, num_rounds + 1):
+            self._play_round(server_round, num_rounds, grid, result)
+        self._hand_over(num_rounds, grid, result)
+        return result
+
+    def _play_round(self, server_round: int, num_rounds: int, grid: Grid, result: Result) -> None:
+        self._log.open(server_round)
+        self.method.server_round = server_round
+        self.mailroom.checkpoint_round = self.snapshots.last_round
+        record, began = self._log.record, time.monotonic()
+        clients = self.membership.gather(grid)
+        cohort = self._cohort(clients)
+        untested = self._play(self.method.round(cohort), clients, self.evaluations.begin(num_rounds), grid)
+        if untested:
+            raise RuntimeError(
+                f"Method {self.config.method!r} deployed nothing in round {server_round}, so nothing could be tested: "
+                "one exchange of a round must have deploys=True."
+            )
+        if self.evaluations.waiting:
+            self._publish(result)
+        record.numbers = dict(self.method.numbers())
+        self.evaluations.waiting = record
+        record.seconds["total"] = time.monotonic() - began
+        self.snapshots.draw_boundary()
+        self.snapshots.save_if_due(num_rounds)
+        if server_round == 1:
+            took = record.seconds["total"]
+            log(INFO, "Round 1 took %.1f s; the accuracy after a round is known when the next one ends.", took)
+
+    def _play(self, exchanges: Exchanges, clients: Sequence[Client], test: bool, grid: Grid) -> bool:
+        """Play the exchanges of a round; whether weights that were to be tested have not been."""
+        server_round = self._log.record.round
+        exchange = next(exchanges, None)
+        while exchange is not None:
+            on_arrival = False
+            if test and exchange.deploys:
+                # The others first: what the clients bring back from this exchange changes what they would be sent.
+                on_arrival, test = self.method.tests_on_arrival, False
+                asked = {client.key for client in exchange.to} if on_arrival else set()
+                self._test([client for client in clients if client.key not in asked], server_round, grid)
+            replies, tests = self.mailroom.exchange(grid, exchange, Occasion(server_round, test=on_arrival))
+            self.evaluations.add(tests)
+            if not replies and exchange.to and exchange.losses == "train":
+                log(WARNING, "Round %d: no client brought a good update; nothing changes.", server_round)
+            exchange = self._resume(exchanges, replies)
+        return test
+
+    def _resume(self, exchanges: Exchanges, replies: Replies) -> Exchange | None:
+        """Let the method learn from replies; its next exchange, or None at the round's end."""
+        with self._log.timed("update"):
+            if replies:
+                self.snapshots.begin_update()
+            try:
+                return exchanges.send(replies)
+            except StopIteration:
+                return None
+
+    def _test(self, clients: Sequence[Client], server_round: int, grid: Grid, *, final: bool = False) -> None:
+        """Deploy the current weights to clients that test them, and keep them where this is the end."""
+        if not clients:
+            return
+        occasion = Occasion(server_round, protocol.DEPLOY, test=True, final=final)
+        exchanges = self.method.deploy(clients)
+        exchange = next(exchanges, None)
+        while exchange is not None:
+            replies, tests = self.mailroom.exchange(grid, exchange, occasion)
+            self.evaluations.add(tests)
+            try:
+                exchange = exchanges.send(replies)
+            except StopIteration:
+                break
+
+    def _hand_over(self, num_rounds: int, grid: Grid, result: Result) -> None:
+        """Send the final weights, which clients test and keep; this is part of the last round's record."""
+        record = self.evaluations.waiting
+        assert record is not None
+        self._log.record = record
+        self.mailroom.checkpoint_round = self.snapshots.last_round
+        self.evaluations.begin(num_rounds)
+        began = time.monotonic()
+        self.membership.register_new_nodes(grid)
+        # In the round after the last, so that clients load what they kept in that one.
+        self._test(self.membership.connected(grid), record.round + 1, grid, final=True)
+        record.seconds["total"] += time.monotonic() - began
+        self._publish(result)
+
+    def _cohort(self, clients: Sequence[Client]) -> list[Client]:
+        """The clients that train in a round, drawn without replacement (paper, appendix C.3)."""
+        clients = [client for client in clients if self.method.trains(client)]
+        if not clients:
+            raise UserError(
+                "Every client is known to the checkpoint already, so there is nobody to adapt to: in a simulation, "
+                "held-out says how many clients were kept out of training."
+            )
+        cohort = self._cohorts.sample(clients, max(1, round(self.config.participation * len(clients))))
+        return sorted(cohort, key=lambda client: natural_order(client.key))
+
+    def _publish(self, result: Result) -> None:
+        record = self.evaluations.waiting
+        assert record is not None
+        trained = {client.key for client in self.membership.registry.clients if self.method.trains(client)}
+        accuracy = self.evaluations.publish(trained, result)
+        if accuracy is not None:
+            self.snapshots.note_accuracy(record.round, accuracy)
+
+    def _track(self, client: Client) -> None:
+        self._tracker.add_client(
+            client.key,
+            client.num_params,
+            self.method.num_chunks(client),
+            self._architecture_of(client),
+            known=not self.method.trains(client),
+        )
+
+    def summary(self) -> None:
+        """Log what runs."""
+        config = self.config
+        log(
+            INFO,
+            "%s on %s: %d rounds, results in %s",
+            config.method,
+            config.dataset,
+            config.num_rounds,
+            self._tracker.run_dir,
+        )
+
+    # Flower's own loop has one exchange a round; `start` has its own, so nobody calls these.
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Not used."""
+        _not_used()
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Not used."""
+        _not_used()
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Not used."""
+        _not_used()
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Not used."""
+        _not_used()
+
+
+def _not_used() -> NoReturn:
+    raise RuntimeError("the exchanges of a round are its method's: call `start`, which drives them.")
