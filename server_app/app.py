@@ -20,8 +20,8 @@ from server_app import checkpoint
 from server_app.checkpoint import Checkpoint
 from server_app.exchange import wait_for_nodes
 from server_app.registry import Client
+from server_app.results import RunTracker
 from server_app.strategies import STRATEGIES, Run
-from server_app.tracking import RunTracker
 
 _SIMULATION_STARTS_WITHIN = 60.0  # seconds
 

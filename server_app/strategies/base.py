@@ -32,8 +32,7 @@ from server_app import checkpoint
 from server_app.checkpoint import Checkpoint, State
 from server_app.exchange import WRONG_SENDER, Exchange, OpenRequests, describe_error
 from server_app.registry import KEY_IN_USE, NOWHERE, Client, Registry, natural_order
-from server_app.report import PHASES
-from server_app.tracking import Failure, RoundRecord, RunTracker
+from server_app.results import PHASES, Failure, RoundRecord, RunTracker
 
 Vectors = Mapping[str, Tensor]
 
@@ -604,7 +603,8 @@ class RoundStrategy(Strategy):
         # Sorted, so that nothing in the record depends on who answered first.
         record.evaluations = dict(sorted(self._evaluations.items(), key=lambda item: natural_order(item[0])))
         record.train_losses = dict(sorted(record.train_losses.items(), key=lambda item: natural_order(item[0])))
-        record.global_losses = dict(sorted(record.global_losses.items(), key=lambda item: natural_order(item[0])))
+        for name, losses in record.extra_losses.items():
+            record.extra_losses[name] = dict(sorted(losses.items(), key=lambda item: natural_order(item[0])))
         record.privacy = dict(sorted(record.privacy.items(), key=lambda item: natural_order(item[0])))
         record.failures.sort(key=lambda failure: natural_order(failure.client))
         self.tracker.log_round(record)

@@ -120,7 +120,9 @@ class GlobalModelStrategy(HyperNetStrategy):
         num_params = self.hn.num_params(GLOBAL_KEY)
         learns = self.is_global_model_trained
         updates = self.collect(
-            replies, lambda client: {DELTA: num_params} if learns else {}, self.record.global_losses if learns else {}
+            replies,
+            lambda client: {DELTA: num_params} if learns else {},
+            self.record.extra_losses.setdefault("global", {}) if learns else {},
         )
         self._teacher_rounds |= dict.fromkeys(updates, self.record.round)
         if learns and updates:

@@ -12,9 +12,10 @@ from test_strategies import SIZES, Scripted, assert_same_network, play
 
 from common.config import load_config
 from common.errors import UserError
-from server_app import checkpoint, tracking
+from server_app import checkpoint
 from server_app.app import serve
 from server_app.optim import HyperNetworkOptimizer
+from server_app.results import tracking
 from server_app.strategies import Run, hypernet
 
 GROUPS = {"five": "a", "five-too": "b", "two": "a"}
