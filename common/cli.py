@@ -152,7 +152,7 @@ def _run_with_flower(config: Config, superlink: str, arguments: list[str], envir
     status = _status(run_id, superlink, environment)
     run_dir = config.results_path / config.run_name
     if (run_dir / "summary.json").exists():
-        from server_app.report import final_table
+        from server_app.results import final_table
 
         print(f"\n{final_table(run_dir)}\n\nReport: {run_dir / 'report.html'}")
     if status != "finished:completed":
@@ -227,7 +227,7 @@ def _local_superlink() -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from server_app.report import write_report
+    from server_app.results import write_report
 
     print(write_report(options.run_dir))
     return 0

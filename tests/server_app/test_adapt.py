@@ -21,9 +21,10 @@ from common import protocol
 from common.config import load_config
 from common.errors import UserError
 from common.protocol import THETA
-from server_app import checkpoint, tracking
+from server_app import checkpoint
 from server_app.app import serve
 from server_app.hypernetwork import HyperNetwork
+from server_app.results import tracking
 from server_app.strategies.distill import GLOBAL_KEY
 
 KNOWN = ("0", "1", "2")  # resnet10, mlp, resnet10

@@ -12,9 +12,10 @@ from test_strategies import SIZES, Scripted, assert_same_network, play
 
 from common.config import load_config
 from common.errors import UserError
-from server_app import checkpoint, tracking
+from server_app import checkpoint
 from server_app.app import serve
 from server_app.optim import HyperNetworkOptimizer
+from server_app.results import tracking
 from server_app.strategies import Run, hypernet
 
 GROUPS = {"five": "a", "five-too": "b", "two": "a"}
@@ -153,7 +154,7 @@ def test_the_content_is_on_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda handle: (order.append("fsync"), fsync(handle)))
     monkeypatch.setattr(os, "replace", lambda *paths: (order.append("replace"), replace(*paths)))
     save(tmp_path, 1, build())
-    assert order == ["fsync", "replace"]
+    assert order == ["fsync", "replace", "fsync"]  # the file, its name, the folder that holds the name
 
 
 @pytest.fixture
@@ -387,7 +388,7 @@ def test_a_run_outlives_a_full_disk(small, monkeypatch, caplog):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
+        patch.setattr(checkpoint, "write_tensors", full)
         played = play(small, Scripted(), checkpoint_every=2)
     assert [line["clients"] for line in played.lines] == [len(SIZES)] * 5
     warnings = [record.getMessage() for record in caplog.records if "no checkpoint could be written" in record.message]

@@ -19,7 +19,7 @@ from common.config import load_config
 from common.models import build_model
 from common.params import ParameterVector
 from common.protocol import DELTA, THETA, Registration, TrainingResult
-from server_app import tracking
+from server_app.results import tracking
 from server_app.strategies.distill import GLOBAL_KEY
 
 CHUNK = 16

@@ -25,7 +25,7 @@ from common import protocol
 from common.config import load_config
 from common.errors import UserError
 from common.protocol import DELTA
-from server_app import tracking
+from server_app.results import tracking
 from server_app.strategies import base
 
 pytestmark = pytest.mark.usefixtures("clock")

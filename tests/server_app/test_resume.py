@@ -18,7 +18,8 @@ import server_app.app
 from common import protocol
 from common.config import load_config
 from common.errors import UserError
-from server_app import checkpoint, tracking
+from server_app import checkpoint
+from server_app.results import tracking
 from server_app.strategies.base import RoundStrategy
 
 CLIENTS = 4

@@ -24,10 +24,10 @@ from common.evaluation import Evaluation
 from common.models import build_model
 from common.params import ParameterVector
 from common.protocol import DELTA, THETA, Registration, TrainingResult
-from server_app import tracking
 from server_app.app import serve
 from server_app.hypernetwork import HyperNetwork
 from server_app.optim import HyperNetworkOptimizer
+from server_app.results import tracking
 from server_app.strategies import STRATEGIES, RoundStrategy, Run, hypernet
 
 NUM_CLIENTS = 4

@@ -32,6 +32,11 @@ img { display: block; width: 100%; max-width: 880px; height: auto; margin: 0 aut
 .scroll { overflow: auto; }
 .tall { max-height: 34rem; }
 table { width: 100%; border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
+th button { padding: 0; border: 0; background: none; color: inherit; font: inherit; text-align: inherit;
+  cursor: pointer; }
+th button:hover { text-decoration: underline; }
+th[aria-sort="ascending"] button::after { content: " ▲"; }
+th[aria-sort="descending"] button::after { content: " ▼"; }
 th, td { padding: .4rem .5rem; border-bottom: 1px solid #e4e7eb; text-align: left; vertical-align: top;
   white-space: nowrap; }
 th { position: sticky; top: 0; background: #fff; color: #52606d; font-size: .8rem; font-weight: 600;
@@ -89,9 +94,9 @@ Mode adapt: what the hypernetwork learned in training is frozen; new clients
 <div><dt>Wall time</dt><dd>{{ headline["wall-seconds"] | duration }}
 <small>{{ mean_seconds.total | duration }} a round</small></dd></div>
 <div><dt>Sent to clients</dt><dd>{{ headline["bytes-down"] | bytes }}
-<small>{{ (headline["bytes-down"] / run.rounds | length) | bytes }} a round</small></dd></div>
+<small>{{ (headline["bytes-down"] / run.metrics | length) | bytes }} a round</small></dd></div>
 <div><dt>Received</dt><dd>{{ headline["bytes-up"] | bytes }}
-<small>{{ (headline["bytes-up"] / run.rounds | length) | bytes }} a round</small></dd></div>
+<small>{{ (headline["bytes-up"] / run.metrics | length) | bytes }} a round</small></dd></div>
 {% if "epsilon" in headline %}
 <div><dt>Differential privacy</dt><dd>ε {{ "%.4g" | format(headline.epsilon) }}
 <small>δ {{ "%g" | format(headline.delta) }}, of all deltas sent; the worst of
@@ -114,17 +119,20 @@ samples. Best rounds are chosen on these same test samples.
 <div class="scroll">
 <table>
 <thead><tr><th>Architecture</th><th class="number">Clients</th><th class="number">Last accuracy</th>
-<th class="number">Best accuracy</th><th class="number">Parameters</th><th class="number">Chunks</th></tr></thead>
+<th class="number">Best accuracy</th><th class="number">Parameters</th>
+{% if run.has_chunks %}<th class="number">Chunks</th>{% endif %}</tr></thead>
 <tbody>
 {% for row in run.architectures() %}
 <tr><td>{{ row.architecture }}</td><td class="number">{{ row.clients | count }}</td>
 <td class="number">{{ row.last_accuracy | accuracy }}</td><td class="number">{{ row.best_accuracy | accuracy }}</td>
-<td class="number">{{ row.num_params }}</td><td class="number">{{ row.chunks }}</td></tr>
+<td class="number">{{ row.num_params }}</td>
+{% if run.has_chunks %}<td class="number">{{ row.chunks }}</td>{% endif %}</tr>
 {% endfor %}
 </tbody>
 <tfoot><tr><td>all{{ " new" if has_known }}</td><td class="number">{{ run.new_clients | length }}</td>
 <td class="number">{{ headline["last-accuracy-mean"] | accuracy }}</td>
-<td class="number">{{ headline["best-accuracy-mean"] | accuracy }}</td><td></td><td></td></tr></tfoot>
+<td class="number">{{ headline["best-accuracy-mean"] | accuracy }}</td><td></td>
+{% if run.has_chunks %}<td></td>{% endif %}</tr></tfoot>
 </table>
 </div>
 <p class="note">Means over clients; the best of a row is its own best round.</p>
@@ -133,12 +141,14 @@ samples. Best rounds are chosen on these same test samples.
 <section>
 <h2>Clients</h2>
 <div class="scroll tall" tabindex="0" role="region" aria-label="Table of clients">
-<table>
+<table class="sortable">
 <thead><tr><th>Client</th><th>Architecture</th>{% if has_known %}<th>Known or new</th>{% endif %}
 <th class="number">Last accuracy</th>
 <th class="number">Best accuracy</th><th class="number">Best round</th><th class="number">Rounds trained</th>
 <th class="number">Failures</th><th class="number">Train samples</th><th class="number">Test samples</th>
-<th class="number">Parameters</th><th class="number">Chunks</th>
+<th class="number">Parameters</th>
+{% if run.has_chunks %}<th class="number">Chunks</th>{% endif %}
+
 {% if "epsilon" in headline %}<th class="number">Epsilon</th>{% endif %}</tr></thead>
 <tbody>
 {% for row in run.clients %}
@@ -149,7 +159,9 @@ samples. Best rounds are chosen on these same test samples.
 <td class="number">{{ row.best_accuracy | accuracy }}</td><td class="number">{{ row.best_round | count }}</td>
 <td class="number">{{ row.rounds_trained | count }}</td><td class="number">{{ row.failures | count }}</td>
 <td class="number">{{ row.train_samples | count }}</td><td class="number">{{ row.test_samples | count }}</td>
-<td class="number">{{ row.num_params | count }}</td><td class="number">{{ row.chunks | count }}</td>
+<td class="number">{{ row.num_params | count }}</td>
+{% if run.has_chunks %}<td class="number">{{ row.chunks | count }}</td>{% endif %}
+
 {% if "epsilon" in headline %}<td class="number">{{ "–" if row.epsilon is none else "%.4g" | format(row.epsilon) }}</td>
 {% endif %}</tr>
 {% endfor %}
@@ -219,6 +231,44 @@ Bytes are those of the arrays as sent.</p>
 </details>
 </section>
 </main>
+<script>
+// Sorts a table by the column whose head is clicked; a second click turns the order round.
+for (const table of document.querySelectorAll("table.sortable")) {
+  const body = table.tBodies[0];
+  const heads = [...table.tHead.rows[0].cells];
+  const place = "sorted " + location.pathname;  // keeps the order when the page of a running run reloads itself
+  const sort = (column, descending) => {
+    const numbers = heads[column].classList.contains("number");
+    const rows = [...body.rows].map((row) => {
+      const text = row.cells[column].textContent.trim();
+      return [numbers ? parseFloat(text.replaceAll(",", "")) : text, row];
+    });
+    rows.sort(([a], [b]) => {
+      if (numbers && (isNaN(a) || isNaN(b))) return isNaN(a) - isNaN(b);  // a dash is last in both orders
+      const order = numbers ? a - b : a.localeCompare(b, "en", { numeric: true });
+      return descending ? -order : order;
+    });
+    for (const [, row] of rows) body.append(row);
+    for (const head of heads) head.removeAttribute("aria-sort");
+    heads[column].setAttribute("aria-sort", descending ? "descending" : "ascending");
+  };
+  heads.forEach((head, column) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...head.childNodes);
+    button.addEventListener("click", () => {
+      const descending = head.getAttribute("aria-sort") === "ascending";
+      sort(column, descending);
+      try { sessionStorage.setItem(place, JSON.stringify([column, descending])); } catch { /* not on this page */ }
+    });
+    head.append(button);
+  });
+  try {
+    const [column, descending] = JSON.parse(sessionStorage.getItem(place));
+    sort(column, descending);
+  } catch { /* nothing was sorted before */ }
+}
+</script>
 </body>
 </html>
 """

@@ -1,208 +1,18 @@
-"""The files, numbers and lines that a run leaves, on cases small enough to work out by hand."""
+"""The files and lines that a run leaves while it goes on."""
 
-import csv
-import dataclasses
 import json
 import math
 
 import pytest
 import yaml
+from small_runs import CONFIG, lines_of, read_strictly, record, rows_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from common.errors import UserError
 from common.evaluation import Evaluation
-from server_app import tracking
-from server_app.report import METRIC_KEYS, final_table, read_clients
-from server_app.tracking import Failure, RoundRecord, RunTracker, round_metrics
-
-CONFIG = {"run-name": "small", "method": "mh-pfedhn", "dataset": "cifar10", "num-rounds": 4, "anchor": True}
-SECONDS = {"generate": 0.5, "exchange": 2.0, "update": 1.0, "total": 4.0}
-
-
-class Clock:
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def drawings(monkeypatch, clock):
-    """Replaces drawing by a note of when it happened; `drawings.length` is how long one takes."""
-
-    class Drawings(list):
-        length = 0.0
-
-    drawings = Drawings()
-
-    def draw(run_dir):
-        drawings.append(clock.now)
-        clock.now += drawings.length
-
-    monkeypatch.setattr(tracking, "write_report", draw)
-    return drawings
-
-
-@pytest.fixture
-def tracker(tmp_path, clock, drawings):
-    tracker = RunTracker(tmp_path / "small", CONFIG, num_rounds=4, clock=clock)
-    tracker.add_client("a", 1000, 2, "lenet")
-    tracker.add_client("b", 1000, 2, "lenet")
-    tracker.add_client("c", 2500, 5, "mlp")
-    return tracker
-
-
-@pytest.fixture
-def adapting(tmp_path, clock, drawings):
-    """A run in which a and b are new and c is known."""
-    tracker = RunTracker(tmp_path / "adapting", CONFIG | {"mode": "adapt"}, num_rounds=4, clock=clock)
-    tracker.add_client("a", 1000, 2, "lenet")
-    tracker.add_client("b", 2500, 5, "mlp")
-    tracker.add_client("c", 2500, 5, "mlp", known=True)
-    return tracker
-
-
-def record(number, correct=(), **changes):
-    """A round in which a, b and c got so many of their 10, 10 and 20 test samples right."""
-    evaluations = {
-        key: Evaluation(right, total, loss)
-        for key, right, total, loss in zip("abc", correct, (10, 10, 20), (1.0, 2.0, 0.5), strict=False)
-    }
-    values = {
-        "train_losses": {"a": (1.0, 30), "b": (2.0, 10)},
-        "failures": [Failure("c", "late", "no reply within 5 s")],
-        "bytes_down": 100,
-        "bytes_up": 40,
-        "seconds": dict(SECONDS),
-    }
-    return RoundRecord(number, evaluations, **(values | changes))
-
-
-def read_strictly(text):
-    def refuse(constant):
-        raise AssertionError(f"{constant} is not JSON")
-
-    return json.loads(text, parse_constant=refuse)
-
-
-def lines_of(tracker):
-    return [read_strictly(line) for line in (tracker.run_dir / "metrics.jsonl").read_text().splitlines()]
-
-
-def rows_of(tracker):
-    with (tracker.run_dir / "clients.csv").open(newline="") as file:
-        return {row["client"]: row for row in csv.DictReader(file)}
-
-
-# --- Aggregates ---
-
-
-def test_round_metrics_of_three_clients():
-    line = round_metrics(record(3, correct=(2, 6, 20)))
-    assert line == {
-        "round": 3,
-        "accuracy": 0.7,  # 28 of 40
-        "accuracy-mean": 0.6,  # of 0.2, 0.6 and 1.0
-        "accuracy-std": pytest.approx(math.sqrt(0.32 / 3), abs=1e-6),  # of the population
-        "accuracy-worst10": 0.2,
-        "loss": 1.0,  # (10 * 1 + 10 * 2 + 20 * 0.5) / 40
-        "train-loss": 1.25,  # (30 * 1 + 10 * 2) / 40
-        "clients": 2,
-        "failures": {"late": 1},
-        "bytes-down": 100,
-        "bytes-up": 40,
-        "seconds": SECONDS,
-        "client-accuracy": {"a": 0.2, "b": 0.6, "c": 1.0},
-        "client-train-loss": {"a": 1.0, "b": 2.0},
-        "failure-list": [{"client": "c", "reason": "late", "detail": "no reply within 5 s"}],
-    }
-
-
-@pytest.mark.parametrize(("clients", "expected"), [(1, 0.0), (19, 0.0), (20, 0.005), (30, 0.01)])
-def test_worst_tenth_is_rounded_down_but_never_empty(clients, expected):
-    evaluations = {str(i): Evaluation(i, 100, 1.0) for i in range(clients)}  # accuracies 0.00, 0.01, 0.02 ...
-    assert round_metrics(RoundRecord(1, evaluations))["accuracy-worst10"] == expected
-
-
-def test_round_without_evaluation_or_training_has_nulls():
-    line = round_metrics(RoundRecord(2))
-    empty = ("accuracy", "accuracy-mean", "accuracy-std", "accuracy-worst10", "loss", "train-loss")
-    assert {key: line[key] for key in empty} == dict.fromkeys(empty)
-    assert line["client-accuracy"] == {}
-    assert line["seconds"] == {"generate": 0.0, "exchange": 0.0, "update": 0.0, "total": 0.0}
-
-
-def test_failures_are_counted_by_reason():
-    failures = [Failure("a", "late", ""), Failure("b", "not-finite", ""), Failure("c", "late", "")]
-    assert round_metrics(RoundRecord(1, failures=failures))["failures"] == {"late": 2, "not-finite": 1}
-
-
-@pytest.mark.parametrize("loss", [math.nan, math.inf])
-def test_losses_that_are_not_finite_are_null_in_the_file(tracker, loss):
-    tracker.log_round(
-        record(1, train_losses={"a": (loss, 30)}) if loss is math.inf else RoundRecord(1, {"a": Evaluation(1, 2, loss)})
-    )
-    (line,) = lines_of(tracker)
-    assert line["loss"] is None
-    assert line["train-loss"] is None
-
-
-def test_known_clients_count_in_an_accuracy_of_their_own_only():
-    evaluations = {
-        "a": Evaluation(2, 10, 1.0),
-        "b": Evaluation(18, 30, 2.0),
-        "c": Evaluation(5, 10, 8.0),
-        "d": Evaluation(30, 30, 8.0),
-    }
-    line = round_metrics(RoundRecord(1, evaluations), known={"c", "d"})
-    assert {key: line[key] for key in ("accuracy", "accuracy-mean", "accuracy-std", "accuracy-worst10", "loss")} == {
-        "accuracy": 0.5,  # 20 of 40
-        "accuracy-mean": 0.4,  # of 0.2 and 0.6
-        "accuracy-std": 0.2,
-        "accuracy-worst10": 0.2,
-        "loss": 1.75,  # (10 * 1 + 30 * 2) / 40
-    }
-    assert line["accuracy-known"] == 0.875  # 35 of 40
-    assert line["client-accuracy"] == {"a": 0.2, "b": 0.6, "c": 0.5, "d": 1.0}
-
-
-def test_accuracy_of_known_clients_is_rounded_like_the_others():
-    assert round_metrics(RoundRecord(1, {"c": Evaluation(1, 3, 1.0)}), known=["c"])["accuracy-known"] == 0.333333
-
-
-def test_round_that_evaluated_only_known_clients_has_no_accuracy():
-    line = round_metrics(RoundRecord(1, {"c": Evaluation(5, 10, 1.0)}), known={"c"})
-    assert (line["accuracy"], line["accuracy-mean"], line["loss"], line["accuracy-known"]) == (None, None, None, 0.5)
-
-
-def test_known_clients_that_were_not_evaluated_have_null():
-    line = round_metrics(RoundRecord(1, {"a": Evaluation(5, 10, 1.0)}), known={"c"})
-    assert (line["accuracy"], line["accuracy-known"]) == (0.5, None)
-
-
-def test_global_loss_is_a_mean_over_samples():
-    line = round_metrics(RoundRecord(1, global_losses={"a": (1.0, 30), "b": (3.0, 10)}))
-    assert (line["global-loss"], line["global-clients"]) == (1.5, 2)
-    assert (line["train-loss"], line["clients"]) == (None, 0)
-
-
-def test_global_loss_that_is_not_finite_is_null():
-    line = round_metrics(RoundRecord(1, global_losses={"a": (math.inf, 30)}))
-    assert (line["global-loss"], line["global-clients"]) == (None, 1)
-
-
-def test_the_worst_epsilon_of_a_round_is_told_beside_each_clients_own():
-    line = round_metrics(RoundRecord(1, privacy={"a": (2.5, 1e-5), "b": (0.25, 1e-6)}))
-    assert line["epsilon"] == 2.5
-    assert line["client-privacy"] == {"a": [2.5, 1e-5], "b": [0.25, 1e-6]}
-    assert not {"epsilon", "client-privacy"} & round_metrics(RoundRecord(1)).keys()
-
+from server_app.results import Failure, RoundRecord, RunTracker, final_table, tracking
+from server_app.results.metrics import METRIC_KEYS
+from server_app.results.reading import read_clients
 
 # --- Files ---
 
@@ -339,14 +149,6 @@ def test_epsilon_is_in_every_file_and_in_the_table(tracker):
     assert [event.value for event in events.Scalars("epsilon")] == [2.0, 1.5]
 
 
-def test_a_resumed_run_knows_what_clients_had_spent(tracker, clock):
-    tracker.log_round(record(1, correct=(2, 6, 20), privacy={"a": (2.0, 1e-5)}))
-    resumed = RunTracker(tracker.run_dir, CONFIG, num_rounds=4, clock=clock, resume_after=1)
-    resumed.add_client("a", 1000, 2, "lenet")
-    resumed.log_round(record(2, correct=(2,), train_losses={}, failures=[]))
-    assert rows_of(resumed)["a"]["epsilon"] == "2.0"
-
-
 def test_summary_of_an_adapt_run_is_of_new_clients(adapting):
     adapting.log_round(record(1, correct=(2, 6, 20)))
     adapting.log_round(record(2, correct=(4, 8, 15)))
@@ -379,7 +181,7 @@ def test_tensorboard_events(tracker):
 
 
 def test_tensorboard_events_of_known_clients_and_of_a_global_model(adapting):
-    adapting.log_round(record(1, correct=(2, 6, 15), global_losses={"a": (1.0, 30), "b": (3.0, 10)}))
+    adapting.log_round(record(1, correct=(2, 6, 15), extra_losses={"global": {"a": (1.0, 30), "b": (3.0, 10)}}))
     adapting.finish()
     events = EventAccumulator(str(adapting.run_dir / "tensorboard")).Reload()
     expected = {
@@ -391,6 +193,35 @@ def test_tensorboard_events_of_known_clients_and_of_a_global_model(adapting):
         "accuracy-known-by-architecture/mlp": 0.75,
     }
     assert {tag: events.Scalars(tag)[0].value for tag in expected} == pytest.approx(expected)
+
+
+def test_further_losses_and_numbers_of_a_method_are_in_the_file_and_in_tensorboard(tracker):
+    tracker.log_round(
+        record(1, extra_losses={"teacher": {"a": (1.0, 30)}}, numbers={"server-loss": 0.25, "drift": math.nan})
+    )
+    tracker.log_round(record(2, numbers={"server-loss": 0.125}))
+    tracker.finish()
+    first, second = lines_of(tracker)
+    assert (first["teacher-loss"], first["server-loss"], first["drift"]) == (1.0, 0.25, None)
+    assert "teacher-loss" not in second
+    events = EventAccumulator(str(tracker.run_dir / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("server-loss")] == [(1, 0.25), (2, 0.125)]
+    assert [event.value for event in events.Scalars("teacher-clients")] == [1]
+    assert "drift" not in events.Tags()["scalars"]
+
+
+def test_a_refused_name_leaves_no_trace_of_its_round(tracker):
+    with pytest.raises(ValueError, match="'accuracy'"):
+        tracker.log_round(record(1, numbers={"accuracy": 1.0}))
+    assert not (tracker.run_dir / "metrics.jsonl").exists()
+    assert not (tracker.run_dir / "clients.csv").exists()
+
+
+def test_clients_of_a_method_without_chunks_have_an_empty_cell(tracker):
+    tracker.add_client("d", 1000, 0, "lenet")
+    tracker.log_round(record(1))
+    assert [row["chunks"] for row in rows_of(tracker).values()] == ["2", "2", "5", ""]
+    assert [row.chunks for row in read_clients(tracker.run_dir / "clients.csv")] == [2, 2, 5, None]
 
 
 # --- Folders that already hold a run ---
@@ -450,6 +281,14 @@ def test_a_line_without_its_end_is_dropped_whatever_it_says(tracker, clock):
     assert len(lines_of(resumed(tracker, 1, clock))) == 1
 
 
+def test_a_resumed_run_knows_what_clients_had_spent(tracker, clock):
+    tracker.log_round(record(1, correct=(2, 6, 20), privacy={"a": (2.0, 1e-5)}))
+    resumed = RunTracker(tracker.run_dir, CONFIG, num_rounds=4, clock=clock, resume_after=1)
+    resumed.add_client("a", 1000, 2, "lenet")
+    resumed.log_round(record(2, correct=(2,), train_losses={}, failures=[]))
+    assert rows_of(resumed)["a"]["epsilon"] == "2.0"
+
+
 def test_a_finished_run_that_goes_on_has_no_summary_until_it_is_finished_again(tracker, clock):
     tracker.log_round(record(1, correct=(8, 2, 4)))
     tracker.finish()
@@ -473,16 +312,6 @@ def test_tensorboard_shows_a_repeated_round_once(tracker, clock):
     events.Reload()
     for tag in events.Tags()["scalars"]:
         assert [event.step for event in events.Scalars(tag)] in ([1, 2, 3], [1]), tag
-
-
-def test_a_record_comes_back_from_its_fields():
-    first = record(7, correct=(1, 2, 3), global_losses={"a": (0.5, 30)})
-    values = json.loads(json.dumps(dataclasses.asdict(first)))
-    again = RoundRecord.from_dict(values)
-    assert round_metrics(again) == round_metrics(first)
-    assert again.evaluations == first.evaluations
-    assert again.failures == first.failures
-    assert RoundRecord.from_dict(dataclasses.asdict(first)) == first
 
 
 # --- Drawing now and then ---
@@ -549,7 +378,7 @@ def test_progress_line_of_an_adapt_run_has_known_clients(adapting):
 
 @pytest.mark.parametrize(("loss", "text"), [(2.31, "2.310"), (math.nan, "–")])
 def test_progress_line_has_the_loss_of_the_global_model(tracker, loss, text):
-    last = record(4, failures=[], global_losses={"a": (loss, 30)})
+    last = record(4, failures=[], extra_losses={"global": {"a": (loss, 30)}})
     tracker.log_round(last)
     assert tracker.progress_line(last) == (
         f"round   4/4 | not evaluated | train loss 1.250 | global loss {text} | 2/2 clients | 4.0 s"
@@ -575,42 +404,3 @@ def test_progress_line_names_only_a_few_failures(tracker):
     many = record(1, failures=[Failure(str(i), "late", "") for i in range(8)])
     tracker.log_round(many)
     assert "failed: 0 (late), 1 (late), 2 (late), 3 (late), 4 (late), 3 more |" in tracker.progress_line(many)
-
-
-def test_final_table(tracker):
-    tracker.add_client("d", 3000, 6, "mlp")
-    tracker.log_round(record(1, correct=(4, 6, 20)))
-    tracker.log_round(record(2, correct=(2, 6, 16)))
-    assert final_table(tracker.run_dir).splitlines() == [
-        "architecture  clients               K  chunks  last accuracy  best accuracy",
-        "---------------------------------------------------------------------------",
-        "lenet               2           1,000       2          0.400          0.500",
-        "mlp                 2  2,500 to 3,000  5 to 6          0.800          1.000",
-        "---------------------------------------------------------------------------",
-        "all                 4                                  0.533          0.667",
-        "(means over clients)",
-        "over all test samples: best accuracy 0.750 in round 1, last 0.600 in round 2",
-    ]
-
-
-def test_final_table_of_an_adapt_run(adapting):
-    adapting.log_round(record(1, correct=(4, 8, 20)))
-    adapting.log_round(record(2, correct=(2, 8, 15)))
-    assert final_table(adapting.run_dir).splitlines() == [
-        "architecture  clients      K  chunks  last accuracy  best accuracy",
-        "------------------------------------------------------------------",
-        "lenet               1  1,000       2          0.200          0.400",
-        "mlp                 1  2,500       5          0.800          0.800",
-        "mlp (known)         1  2,500       5          0.750          1.000",
-        "------------------------------------------------------------------",
-        "all new             2                         0.500          0.600",
-        "(means over clients)",
-        "over all test samples of new clients: best accuracy 0.600 in round 1, last 0.500 in round 2",
-        "over all test samples of known clients: last accuracy 0.750",
-    ]
-
-
-def test_final_table_of_a_run_that_was_never_evaluated(tracker):
-    tracker.log_round(record(1))
-    assert final_table(tracker.run_dir).endswith("no round was evaluated")
-    assert tracker.finish()["best-accuracy"] is None

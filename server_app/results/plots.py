@@ -1,0 +1,264 @@
+"""Draws a run: accuracy and loss, time and traffic, and which client holds what.
+
+The object API of matplotlib throughout: pyplot keeps global state, and a server app runs in a thread.
+"""
+
+import io
+import math
+from collections.abc import Sequence
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from server_app.results.formatting import byte_unit
+from server_app.results.reading import Run
+from server_app.results.record import PHASES
+
+_DPI = 160  # sharp in the 880 pixels that the page gives a plot
+_INK = "#1f2933"
+_GRID = "#e4e7eb"
+_BEST = "#f2c14e"
+_COLOURS = (
+    "#3b6fb6",
+    "#d9722e",
+    "#3f9a5f",
+    "#a64d9a",
+    "#b8912f",
+    "#2a9db0",
+    "#c44f5c",
+    "#7a6ac0",
+    "#8a7560",
+    "#6b8e23",
+)
+
+
+def draw_curves(run: Run) -> Figure:
+    """Accuracy (top) and loss (bottom) against the round; known clients are dashed, as in the paper's figure 3."""
+    figure = _figure(height=8.6)
+    top, bottom = figure.subplots(2, 1, height_ratios=(5, 3))
+    _draw_accuracies(top, run)
+    _draw_losses(bottom, run)
+    return figure
+
+
+def _draw_accuracies(axes: Axes, run: Run) -> None:
+    # A line between two points needs no dots; a single point is invisible without.
+    marker = "o" if len(run.evaluated) == 1 else ""
+    subject = "new clients" if run.has_known_clients else "clients"
+    of_architectures = _draw_architectures(axes, run, marker)
+    rounds, accuracies = _values(run, "accuracy")
+    (of_all,) = axes.plot(
+        rounds, accuracies, color="black", linewidth=2.8, marker=marker, label=f"all {subject}, by test samples"
+    )
+    handles = [of_all]
+    known_rounds, known_accuracies = _values(run, "accuracy-known")
+    known: list[Line2D] = []
+    if run.has_known_clients:
+        known = axes.plot(
+            known_rounds,
+            known_accuracies,
+            color="black",
+            linewidth=1.8,
+            linestyle="--",
+            marker="o" if len(known_rounds) == 1 else "",
+            label="all known clients, by test samples",
+        )
+    best = run.best("accuracy")
+    if best is not None:
+        axes.plot(
+            best["round"],
+            best["accuracy"],
+            marker="*",
+            markersize=15,
+            color=_BEST,
+            markeredgecolor="black",
+            zorder=5,
+        )
+        handles.append(
+            Line2D(
+                [],
+                [],
+                linestyle="",
+                marker="*",
+                markersize=12,
+                color=_BEST,
+                markeredgecolor="black",
+                label=f"best: {best['accuracy']:.3f} in round {best['round']}",
+            )
+        )
+    if best is None and not known_accuracies:
+        axes.text(0.5, 0.5, "no round has been evaluated yet", transform=axes.transAxes, ha="center", color=_INK)
+    _style(axes, "Accuracy on the clients' test samples", "round", "accuracy (fraction correct)")
+    _style_rounds(axes, run)
+    axes.set_ylim(bottom=0)
+    axes.legend(
+        handles=[*handles, *known, *of_architectures],
+        loc="upper left",
+        bbox_to_anchor=(0, -0.13),
+        ncols=2,
+        fontsize=8.5,
+        frameon=False,
+    )
+
+
+def _draw_architectures(axes: Axes, run: Run, marker: str) -> list[Line2D | Patch]:
+    """Draw the mean of each architecture's clients; return what the legend says of them."""
+    subject, suffix = ("new clients", ", new") if run.has_known_clients else ("clients", "")
+    names = list(dict.fromkeys(row.architecture for row in run.new_clients))
+    if len(names) > len(_COLOURS):
+        # No eye tells apart more colours than we have, and the legend would not fit.
+        for name in names:
+            _draw_architecture(axes, run.accuracies(name), "#7b8794", marker, band=False)
+        label = f"each of {len(names)} architectures, mean of {subject}"
+        return [Line2D([], [], color="#7b8794", linewidth=0.8, label=label)]
+    handles: list[Line2D | Patch] = []
+    for name, colour in zip(names, _COLOURS, strict=False):
+        _draw_architecture(axes, run.accuracies(name), colour, marker, band=True)
+        handles.append(Line2D([], [], color=colour, linewidth=1.6, marker=marker, label=_literal(name) + suffix))
+    if len(run.new_clients) > len(names):
+        handles.append(Patch(color="#9aa5b1", alpha=0.3, label=f"band: 10th to 90th percentile of {subject}"))
+    return handles
+
+
+def _draw_architecture(
+    axes: Axes, curve: Sequence[tuple[int, list[float]]], colour: str, marker: str, *, band: bool
+) -> None:
+    rounds = [number for number, _ in curve]
+    axes.plot(
+        rounds, [np.mean(values) for _, values in curve], color=colour, linewidth=1.6 if band else 0.8, marker=marker
+    )
+    if band and curve:
+        low, high = np.array([np.percentile(values, (10, 90)) for _, values in curve]).T
+        axes.fill_between(rounds, low, high, color=colour, alpha=0.12, linewidth=0)
+
+
+def _draw_losses(axes: Axes, run: Run) -> None:
+    test = "test, by test samples" + (" of new clients" if run.has_known_clients else "")
+    curves = [("train-loss", "local training, by training samples", "#d9722e"), ("loss", test, "#3b6fb6")]
+    for name, colour in zip(run.extra_losses, cycle(_COLOURS[2:]), strict=False):
+        curves.append((f"{name}-loss", f"{_literal(name)}, by training samples", colour))
+    for key, label, colour in curves:
+        rounds, losses = _values(run, key)
+        axes.plot(rounds, losses, color=colour, linewidth=1.8, marker="o" if len(rounds) == 1 else "", label=label)
+    _style(axes, "Loss", "round", "loss (mean a sample)")
+    _style_rounds(axes, run)
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.22), ncols=2, fontsize=8.5, frameon=False)
+
+
+def draw_costs(run: Run) -> Figure:
+    """Seconds by phase (top) and bytes (bottom) a round."""
+    figure = _figure(height=6.2)
+    top, bottom = figure.subplots(2, 1)
+    rounds = [line["round"] for line in run.metrics]
+    base = np.zeros(len(rounds))
+    for phase, colour in zip(PHASES, ("#3b6fb6", "#a9c1e0", "#3f9a5f"), strict=True):
+        seconds = np.array([line["seconds"][phase] for line in run.metrics])
+        top.bar(rounds, seconds, width=1.0, bottom=base, color=colour, label=phase)
+        base += seconds
+    rest = np.array([line["seconds"]["total"] for line in run.metrics]) - base
+    top.bar(rounds, rest.clip(min=0), width=1.0, bottom=base, color="#d9dee4", label="rest of the round")
+    _style(top, "Time by phase", "round", "seconds")
+    _style_rounds(top, run)
+    top.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=4, fontsize=8.5, frameon=False)
+
+    scale, unit = byte_unit(max(max(line["bytes-down"], line["bytes-up"]) for line in run.metrics))
+    for key, label, colour in (
+        ("bytes-down", "down: server to clients", "#3b6fb6"),
+        ("bytes-up", "up: clients to server", "#d9722e"),
+    ):
+        # Dashes let the other curve show through: without compression both have the same values.
+        bottom.plot(
+            rounds,
+            [line[key] / scale for line in run.metrics],
+            color=colour,
+            linewidth=2,
+            linestyle="-" if key == "bytes-down" else "--",
+            marker="o" if len(rounds) == 1 else "",
+            label=label,
+        )
+    _style(bottom, "Traffic", "round", unit)
+    _style_rounds(bottom, run)
+    bottom.set_ylim(0, 1.1 * bottom.get_ylim()[1])
+    bottom.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2, fontsize=8.5, frameon=False)
+    return figure
+
+
+def draw_partition(partition: dict[str, Any]) -> Figure:
+    """How many samples of each class (columns) each client (rows) holds."""
+    clients = list(partition["clients"])
+    classes = [str(name) for name in partition["class-names"]]
+    counts = np.array([partition["clients"][client] for client in clients])
+    every_row_named = len(clients) <= 30
+    figure = _figure(height=1.6 + (0.3 * len(clients) if every_row_named else min(0.045 * len(clients), 10)))
+    axes = figure.subplots()
+    image = axes.imshow(counts, aspect="auto", interpolation="nearest", cmap="Blues", vmin=0)
+    _style(axes, "Samples of each class that each client holds", "class", "client")
+    axes.grid(visible=False)
+    rows = range(0, len(clients), 1 if every_row_named else _tick_step(len(clients)))
+    axes.set_yticks(rows, [_literal(clients[index], 14) for index in rows])
+    columns = range(0, len(classes), 1 if len(classes) <= 24 else _tick_step(len(classes)))
+    labels = [_literal(classes[index], 14) for index in columns]
+    slanted = max(map(len, labels)) > 3
+    axes.set_xticks(columns, labels, rotation=45 if slanted else 0, ha="right" if slanted else "center")
+    if every_row_named and len(classes) <= 12:
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                colour = "white" if count > 0.6 * counts.max() else _INK
+                axes.text(column, row, f"{count:,}", ha="center", va="center", fontsize=8, color=colour)
+    figure.colorbar(image, ax=axes, label="samples", fraction=0.05, pad=0.02, aspect=20 if every_row_named else 40)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """Return the figure as a file of that format."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _figure(height: float) -> Figure:
+    figure = Figure(figsize=(6.6, height), dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _literal(text: str, limit: int = 24) -> str:
+    """Shorten a name for a plot and keep its dollar signs from starting a formula."""
+    shortened = text if len(text) <= limit else text[: limit - 1] + "…"
+    return shortened.replace("$", r"\$")
+
+
+def _style(axes: Axes, title: str, x_label: str, y_label: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=9.5)
+
+
+def _style_rounds(axes: Axes, run: Run) -> None:
+    first, last = run.metrics[0]["round"], run.metrics[-1]["round"]
+    axes.set_xlim(first - 0.5, last + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def _values(run: Run, key: str) -> tuple[list[int], list[float]]:
+    """Return the rounds that have a value of `key`, and the values."""
+    lines = [line for line in run.metrics if line.get(key) is not None]
+    return [line["round"] for line in lines], [line[key] for line in lines]
+
+
+def _tick_step(count: int) -> int:
+    """Return the round number that leaves at most 25 ticks of `count` rows."""
+    step = math.ceil(count / 25)
+    magnitude: int = 10 ** (len(str(step)) - 1)
+    return next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= step)

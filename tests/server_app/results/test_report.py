@@ -1,0 +1,242 @@
+"""The page and the table, rebuilt from the files of small runs."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+from small_runs import record
+
+from server_app.results import Failure, final_table, write_report
+
+
+class Page(HTMLParser):
+    """Collects what the page refers to, its image texts, and its visible text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.references, self.alternatives, self.text = [], [], [], ""
+        self.scripts = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.append((tag, attributes))
+        self.references += [attributes[name] for name in ("src", "href") if name in attributes]
+        if tag == "img":
+            self.alternatives.append(attributes["alt"])
+
+    def handle_data(self, data):
+        if self.tags and self.tags[-1][0] == "script" and self.cdata_elem:
+            self.scripts.append(data)
+        else:
+            self.text += data + " "
+
+
+def page_of(run_dir):
+    return Page(write_report(run_dir).read_text())
+
+
+def test_page_has_the_headline_numbers(make_run):
+    run_dir = make_run(failures=[Failure("b", "late", "no reply within 5 s")])
+    assert write_report(run_dir) == run_dir / "report.html"
+    text = " ".join(page_of(run_dir).text.split())
+    for expected in (
+        "mh-pfedhn on cifar10, 2 clients",
+        "Best accuracy 0.003 round 2",  # (2 + 3) of 2000
+        "Last accuracy 0.001 round 3",
+        "Rounds 3 of 3 finished",
+        "Sent to clients 4.5 MB 1.5 MB a round",
+        "Received 2.25 MB 750 kB a round",
+        "generate 0.5 s, exchange 2.0 s",
+        "late 3 b (3 times) round 3, client b: no reply within 5 s",
+        "seed 11",
+    ):
+        assert expected in text
+
+
+def test_page_is_one_self_contained_file(make_run):
+    run_dir = make_run()
+    page = page_of(run_dir)
+    assert len(page.alternatives) == 3
+    assert all(len(text) > 20 for text in page.alternatives)
+    assert all(reference.startswith("data:image/png;base64,") for reference in page.references)
+    assert ("html", {"lang": "en"}) in page.tags
+    assert not {"link", "iframe"} & {tag for tag, _ in page.tags}
+    assert [attributes for tag, attributes in page.tags if tag == "script"] == [{}]
+    assert not re.search(r"fetch|import|XMLHttp", "".join(page.scripts))
+    assert not re.search(r"https?://|@import|url\(", (run_dir / "report.html").read_text())
+
+
+def test_names_from_outside_are_escaped(make_run):
+    hostile = "<script>alert('x')</script>"
+    run_dir = make_run(keys=(hostile, "$\\frac{"), failures=[Failure(hostile, "late", "<img src=x>")])
+    page = page_of(run_dir)
+    assert [tag for tag, _ in page.tags].count("script") == 1
+    assert "alert" not in "".join(page.scripts)
+    assert len(page.alternatives) == 3
+    assert hostile in page.text
+    assert "<img src=x>" in page.text
+
+
+def test_unfinished_run_says_so_and_reloads_itself(make_run):
+    page = page_of(make_run(rounds=2, finish=False))
+    assert "This run has not finished" in page.text
+    assert "2 of 3" in page.text
+    assert ("meta", {"http-equiv": "refresh", "content": "15"}) in page.tags
+
+
+def test_finished_run_does_not_reload_itself(make_run):
+    page = page_of(make_run())
+    assert "not finished" not in page.text
+    assert "refresh" not in {attributes.get("http-equiv") for _, attributes in page.tags}
+
+
+def test_run_without_evaluation_or_partition(make_run):
+    page = page_of(make_run(evaluate=False, class_names=(), rounds=1, finish=False))
+    assert "not evaluated yet" in page.text
+    assert len(page.alternatives) == 2
+
+
+def test_many_clients_architectures_and_classes(make_run):
+    run_dir = make_run(
+        keys=[f"client-{i}" for i in range(200)], rounds=1, class_names=[f"class {i}" for i in range(100)]
+    )
+    assert "client-199" in page_of(run_dir).text
+
+
+def test_page_of_an_adapt_run_says_which_clients_are_new(make_adapt_run):
+    text = " ".join(page_of(make_adapt_run()).text.split())
+    for expected in (
+        "mh-pfedhn on cifar10, 5 clients. Mode adapt: what the hypernetwork learned in training is frozen; new clients "
+        "(3 here) get embeddings of their own, clients known from training (2 here) are only evaluated.",
+        "Last accuracy of new clients 0.400 round 2; known clients 0.810",
+        "Solid lines are of new clients, the dashed line is of known ones.",
+        "lenet (known) 1 0.720 0.720",
+        "all new 3 0.400 0.400",
+        "k vgg8 known 0.900",
+        "a lenet new 0.200",
+    ):
+        assert expected in text
+
+
+def test_page_of_an_adapt_run_without_known_clients_names_the_mode(make_adapt_run):
+    text = " ".join(page_of(make_adapt_run(known="")).text.split())
+    assert "5 clients. Mode adapt:" in text
+    assert "(0 here) are only evaluated" in text
+    assert "dashed" not in text
+
+
+def test_page_of_an_ordinary_run_speaks_of_no_mode_and_no_known_clients(make_run):
+    text = page_of(make_run()).text
+    assert not re.search(r"adapt|[Kk]nown|new clients|dashed", text)
+
+
+def test_page_tells_epsilon_only_where_something_was_noised(make_run):
+    run_dir = make_run()
+    assert "psilon" not in Page(write_report(run_dir).read_text()).text
+    rows = (run_dir / "clients.csv").read_text().splitlines()
+    columns = rows[0].split(",")
+    cells = rows[1].split(",")
+    cells[columns.index("epsilon")], cells[columns.index("delta")] = "3.25", "1e-05"
+    (run_dir / "clients.csv").write_text("\n".join([rows[0], ",".join(cells), *rows[2:]]) + "\n")
+    text = " ".join(Page(write_report(run_dir).read_text()).text.split())
+    assert "Differential privacy ε 3.25 δ 1e-05, of all deltas sent; the worst of 1 clients that add noise" in text
+    assert "Epsilon" in text
+
+
+def test_page_when_only_known_clients_were_evaluated(make_adapt_run):
+    run_dir = make_adapt_run(evaluated="kl")
+    assert final_table(run_dir).splitlines()[-2:] == [
+        "no new client was evaluated",
+        "over all test samples of known clients: last accuracy 0.810",
+    ]
+    assert "Last accuracy of new clients – not evaluated yet" in " ".join(page_of(run_dir).text.split())
+
+
+def heads_of(table):
+    return re.findall(r"<th[^>]*>(.*?)</th>", table, re.DOTALL)
+
+
+@pytest.mark.parametrize(("chunks", "expected"), [(79, True), (0, False)])
+def test_page_has_a_column_of_chunks_only_where_there_are_any(make_run, chunks, expected):
+    tables = re.findall(r"<table.*?</table>", write_report(make_run(chunks=chunks)).read_text(), re.DOTALL)
+    architectures, clients, *_ = tables
+    for table in (architectures, clients):
+        assert ("Chunks" in heads_of(table)) == expected
+        rows = re.findall(r"<tr>.*?</tr>", table, re.DOTALL)
+        assert {len(re.findall(r"<t[hd]\b", row)) for row in rows} == {len(heads_of(table))}
+
+
+def test_table_of_clients_can_be_sorted_and_shows_all(make_run):
+    text = write_report(make_run(keys=[f"client-{i}" for i in range(150)])).read_text()
+    (table,) = re.findall(r'<table class="sortable">.*?</table>', text, re.DOTALL)
+    assert all(f"<td>client-{i}</td>" in table for i in range(150))
+    assert 'querySelectorAll("table.sortable")' in text
+
+
+def test_a_page_that_cannot_be_written_leaves_the_old_one(make_run, monkeypatch):
+    page = write_report(make_run())
+    before = page.read_bytes()
+
+    def fail(source, target):
+        raise OSError("interrupted")
+
+    monkeypatch.setattr("common.files.os.replace", fail)
+    with pytest.raises(OSError, match="interrupted"):
+        write_report(page.parent)
+    assert page.read_bytes() == before
+    assert not list(page.parent.glob(".*.tmp"))
+
+
+def test_final_table(tracker):
+    tracker.add_client("d", 3000, 6, "mlp")
+    tracker.log_round(record(1, correct=(4, 6, 20)))
+    tracker.log_round(record(2, correct=(2, 6, 16)))
+    assert final_table(tracker.run_dir).splitlines() == [
+        "architecture  clients               K  chunks  last accuracy  best accuracy",
+        "---------------------------------------------------------------------------",
+        "lenet               2           1,000       2          0.400          0.500",
+        "mlp                 2  2,500 to 3,000  5 to 6          0.800          1.000",
+        "---------------------------------------------------------------------------",
+        "all                 4                                  0.533          0.667",
+        "(means over clients)",
+        "over all test samples: best accuracy 0.750 in round 1, last 0.600 in round 2",
+    ]
+
+
+def test_final_table_of_an_adapt_run(adapting):
+    adapting.log_round(record(1, correct=(4, 8, 20)))
+    adapting.log_round(record(2, correct=(2, 8, 15)))
+    assert final_table(adapting.run_dir).splitlines() == [
+        "architecture  clients      K  chunks  last accuracy  best accuracy",
+        "------------------------------------------------------------------",
+        "lenet               1  1,000       2          0.200          0.400",
+        "mlp                 1  2,500       5          0.800          0.800",
+        "mlp (known)         1  2,500       5          0.750          1.000",
+        "------------------------------------------------------------------",
+        "all new             2                         0.500          0.600",
+        "(means over clients)",
+        "over all test samples of new clients: best accuracy 0.600 in round 1, last 0.500 in round 2",
+        "over all test samples of known clients: last accuracy 0.750",
+    ]
+
+
+def test_final_table_of_a_run_that_was_never_evaluated(tracker):
+    tracker.log_round(record(1))
+    assert final_table(tracker.run_dir).endswith("no round was evaluated")
+    assert tracker.finish()["best-accuracy"] is None
+
+
+def test_final_table_of_a_method_without_chunks_has_no_column_for_them(make_run):
+    assert final_table(make_run(chunks=0)).splitlines()[:3] == [
+        "architecture  clients        K  last accuracy  best accuracy",
+        "------------------------------------------------------------",
+        "lenet               1  239,856          0.000          0.002",
+    ]
+
+
+def test_final_table_shows_a_dash_for_an_architecture_without_chunks(tracker):
+    tracker.add_client("d", 3000, 0, "mixed")
+    tracker.log_round(record(1))
+    (row,) = (line for line in final_table(tracker.run_dir).splitlines() if line.startswith("mixed"))
+    assert row.split() == ["mixed", "1", "3,000", "–", "–", "–"]
