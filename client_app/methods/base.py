@@ -1,60 +1,113 @@
-"""What the client half of a method provides; each is a module with these functions."""
+"""What a method is, on the client: one function an exchange, and one that puts deployed weights into the model.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+The trainer (`client_app/trainer.py`) decodes and checks what came, loads and tests what is deployed, calls the function
+named as the exchange, protects and packs what it returns. So a method knows no message of Flower's.
+"""
 
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
 from torch import Tensor, nn
 
 from client_app.site import Site
 from client_app.store import ClientStore
-from client_app.training import Loss, SGDSettings, train
+from client_app.training import Loss, epochs, sgd, train
+from common import settings
+from common.arrays import Arrays
 from common.protocol import Instructions
-
-Vectors = Mapping[str, Tensor]
+from common.schema import Facts, Schema
+from common.settings import LocalTraining
 
 
 @dataclass(frozen=True)
 class Task:
-    """A request of the server's, as a method sees it."""
+    """An exchange as a method sees it: what came, and whose it is."""
 
     site: Site
     store: ClientStore
     instructions: Instructions
-    vectors: Vectors  # received, checked, on the CPU
+    arrays: Arrays  # received, checked, on the CPU
 
-    def train(self, model: nn.Module, loss: Loss | None = None, purpose: str = "") -> float:
-        """Train a model on the site's samples as instructed; return the mean loss, the site's own where none is given.
+    def train(
+        self,
+        model: nn.Module,
+        settings: LocalTraining,
+        loss: Loss | None = None,
+        purpose: str = "",
+        parameters: Sequence[nn.Parameter] | None = None,
+    ) -> float:
+        """Train a model on the site's samples by SGD; return the mean loss, the site's own where none is given.
 
-        `purpose` tells the random numbers of several trainings in one round apart.
+        `purpose` tells the random numbers of several trainings in one round apart; `parameters` are those that move.
+        A method whose steps, optimizer or clipping differ calls `client_app.training.train` itself.
         """
-        told, criterion = self.instructions, self.site.loss
-        settings = SGDSettings(
-            epochs=told.local_epochs,
-            batch_size=told.batch_size,
-            lr=told.client_lr,
-            momentum=told.client_momentum,
-            weight_decay=told.client_weight_decay,
-            max_grad_norm=told.max_grad_norm,
-        )
-        generator = self.site.generator(told.seed, told.server_round, purpose)
+        site = self.site
+        generator = self.generator(purpose)
+        chosen = trainable(model) if parameters is None else list(parameters)
         return train(
             model,
-            self.site.train,
-            settings,
+            site.train,
+            epochs(len(site.train), settings.batch_size, settings.local_epochs, generator),
+            sgd(chosen, settings),
             generator,
-            loss or (lambda outputs, targets, indices: criterion(outputs, targets)),
+            settings.client_max_grad_norm,
+            loss or (lambda outputs, targets, indices: site.loss(outputs, targets)),
         )
 
+    def generator(self, purpose: str = "") -> torch.Generator:
+        """Random numbers that follow from the run's seed, this client, the round and the purpose alone."""
+        return self.site.generator(self.instructions.seed, self.instructions.server_round, purpose)
 
-class ClientMethod(Protocol):
-    """The client half of a method."""
 
-    def incoming(self, site: Site) -> Mapping[str, int]:
-        """Names and lengths of the vectors that the server sends."""
+@dataclass(frozen=True)
+class Outcome:
+    """What an exchange brings: arrays for the server, and the mean loss where something was trained."""
 
+    arrays: Arrays = field(default_factory=dict)
+    loss: float | None = None
+
+
+class ClientMethod(ABC):
+    """The client half of a method; `self.settings` holds the values of its `Settings`, as the server told them."""
+
+    Settings: ClassVar[type[settings.Settings]] = settings.Settings
+
+    def __init__(self, settings: Any) -> None:
+        self.settings: Any = settings
+
+    def facts(self, site: Site) -> Facts:
+        """What this client can tell at registration; it is told only what the server half asks for by name."""
+        return {}
+
+    def receives(self, exchange: str, site: Site) -> Schema:
+        """The arrays that the server sends in an exchange, as the server half's `send`."""
+        return {}
+
+    @abstractmethod
     def load(self, task: Task) -> None:
-        """Put the weights that the server means into the site's model."""
+        """Put what was deployed into the site's model. All of its state is set: clients may share a model in turn."""
 
-    def train(self, task: Task) -> tuple[float, Vectors]:
-        """Train what `load` put there; return the mean loss and the vectors for the server."""
+    @classmethod
+    def exchanges(cls) -> dict[str, Callable[..., Outcome]]:
+        """The functions of this class that answer an exchange, by its name: those marked with `exchange`."""
+        return {name: each for name, each in inspect.getmembers(cls, inspect.isfunction) if hasattr(each, "exchange")}
+
+
+def exchange(function: Callable[[Any, Task], Outcome]) -> Callable[[Any, Task], Outcome]:
+    """Mark the function of a client half that answers the exchange of its name."""
+    function.exchange = True  # type: ignore[attr-defined]
+    return function
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters of a model that are not frozen."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def all_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether no tensor holds NaN or infinity."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
