@@ -1,9 +1,7 @@
 """A site that an operator brings: what its file may say, how every mistake is told, and how it trains."""
 
 import random
-import sys
 import uuid
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,59 +9,19 @@ import torch
 import yaml
 from example_site import nets
 from example_site.messages import request, told
+from site_files import GLOBAL, TABLE, TEXT, VISION, load, mistake_of, named, write
 from torch import nn
 from torch.nn import functional
 
-from client_app.resident import trainer_of
+from client_app.resident.serving import trainer_of
 from client_app.samples import DatasetSamples, TensorSamples
 from client_app.site import GeneratedModel
-from client_app.site_file import load_site
+from client_app.site.private import load_site
 from client_app.training import SGDSettings, evaluate, forward, train
 from common import protocol
 from common.errors import ProtocolError, UserError
 from common.models import build_model
 from common.params import ParameterVector
-
-TABLE = {
-    "model": {"factory": "example_site.nets:Table"},
-    "data": {"factory": "example_site.data:table"},
-    "state-dir": "state",
-    "client-key": "site-1",
-    "device": "cpu",
-}
-VISION = TABLE | {
-    "model": {"factory": "example_site.nets:vision"},
-    "data": {"factory": "example_site.data:images"},
-}
-TEXT = TABLE | {
-    "model": {"factory": "example_site.nets:Text"},
-    "data": {"factory": "example_site.data:text"},
-}
-GLOBAL = VISION | {"deploy-global": True, "input-shape": [3, 8, 8], "num-classes": 3}
-
-
-@pytest.fixture(autouse=True)
-def _imports_are_as_before():
-    path, modules = list(sys.path), set(sys.modules)
-    yield
-    sys.path[:] = path
-    for name in set(sys.modules) - modules:
-        if name in ("nets", "data", "private_module"):
-            del sys.modules[name]
-
-
-def write(folder: Path, content) -> Path:
-    path = folder / "site.yaml"
-    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
-    return path
-
-
-def load(folder, content=TABLE, **changes):
-    return load_site(write(folder, {key: value for key, value in (content | changes).items() if value is not None}))
-
-
-def named(name, **args):
-    return {"factory": f"example_site.{name}", "args": args}
 
 
 def ask(site, **changes):
@@ -71,12 +29,6 @@ def ask(site, **changes):
     reply = trainer_of(site).answer(protocol.PERSONAL, request(site, **changes))
     delta = protocol.decode_vectors(reply, {"delta": site.personal.parameters.size})["delta"]
     return protocol.decode_training_result(reply), delta
-
-
-def mistake_of(folder, content) -> str:
-    with pytest.raises(UserError) as error:
-        load_site(write(folder, content))
-    return str(error.value)
 
 
 # Mistakes

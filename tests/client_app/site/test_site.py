@@ -10,7 +10,6 @@ from asking import (
     ask_to_evaluate,
     ask_to_finish,
     kept,
-    new_process,
     random_theta,
     request,
     site,
@@ -19,9 +18,11 @@ from asking import (
     trainer,
 )
 from flwr.common.serde import recorddict_to_proto
+from fresh_process import new_process
 from torch import nn
 
-from client_app.site import GeneratedModel, simulated_site
+from client_app.site import GeneratedModel
+from client_app.site.simulated import simulated_site
 from client_app.training import SGDSettings, evaluate, train
 from common import protocol
 from common.config import load_config
