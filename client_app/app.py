@@ -1,4 +1,4 @@
-"""The ClientApp: hands each message to a trainer and sends its answer back.
+"""The ClientApp: hands each message to a trainer and sends its answer back. Which exchange it is, the message says.
 
 In deployment Flower starts a process for every message. It finds the trainer behind a socket, where model and data
 stay, and must itself import nothing that takes long: the imports below are for that.
@@ -14,32 +14,20 @@ app = ClientApp()
 
 @app.query("register")
 def register(message: Message, context: Context) -> Message:
-    """Answer a `query.register`."""
+    """Answer the server's question who is there."""
     return _answer(message, context, "query.register")
 
 
-@app.train("personal")
-def train_personal(message: Message, context: Context) -> Message:
-    """Answer a `train.personal`."""
-    return _answer(message, context, "train.personal")
+@app.train("exchange")
+def train(message: Message, context: Context) -> Message:
+    """Answer an exchange of a round."""
+    return _answer(message, context, "train.exchange")
 
 
-@app.train("global")
-def train_global(message: Message, context: Context) -> Message:
-    """Answer a `train.global`."""
-    return _answer(message, context, "train.global")
-
-
-@app.train("finish")
-def finish(message: Message, context: Context) -> Message:
-    """Answer a `train.finish`."""
-    return _answer(message, context, "train.finish")
-
-
-@app.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
-    """Answer an `evaluate`."""
-    return _answer(message, context, "evaluate")
+@app.evaluate("deploy")
+def deploy(message: Message, context: Context) -> Message:
+    """Answer an exchange that deploys weights, to test or to keep them."""
+    return _answer(message, context, "evaluate.deploy")
 
 
 def _answer(message: Message, context: Context, message_type: str) -> Message:

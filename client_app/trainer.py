@@ -1,29 +1,36 @@
 """The trainer: holds a site's model and data between messages and does what a message asks.
 
 In simulation it lives in the worker process and plays every client whose messages come there; in deployment it lives
-in a process of its own (`resident/`).
+in a process of its own (`client_app/resident`). What a method does in an exchange is its client half's; everything
+around it is here: the checks, the tests, protection and wire form of what is sent.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+import torch
 from flwr.app import ConfigRecordValues, Context, RecordDict
 
-from client_app.methods import METHODS, distill
-from client_app.methods.base import Task, Vectors
+from client_app.methods.base import ClientMethod, Outcome, Task
 from client_app.privacy import Ledger, secret_normal, seeded_normal
 from client_app.site import Site
 from client_app.site.simulated import simulated_site
-from client_app.store import PERSONAL_MODEL, ClientStore
+from client_app.store import ClientStore
 from client_app.training import all_finite, evaluate
 from common import protocol
+from common.arrays import Arrays, decode_arrays
 from common.codec import decode, encode, lossless
 from common.config import Config, load_config
 from common.errors import ProtocolError, UserError
 from common.evaluation import Evaluation
-from common.protocol import Instructions, PrivacySpent, Registration, TrainingResult
+from common.methods import built_in, find_client
+from common.protocol import PrivacySpent, Registration, Result
+from common.settings import Compressed
+
+PERSONAL_MODEL = "personal-model"  # name in the client's store
+_DEPLOY = "deploy"  # the exchange that does nothing but deploy
 
 
 class Trainer:
@@ -31,106 +38,95 @@ class Trainer:
 
     Parameters
     ----------
-    site_of: the site in a run of this seed, called for every request; without a seed, when only sizes matter.
+    site_of: the site in a run of this seed, called for every request.
     folder_of: where the site keeps its files of the run of this name.
     """
 
-    def __init__(self, site_of: Callable[[int | None], Site], folder_of: Callable[[str], Path]) -> None:
+    def __init__(self, site_of: Callable[[int], Site], folder_of: Callable[[str], Path]) -> None:
         self._site_of = site_of
         self._folder_of = folder_of
 
     def answer(self, message_type: str, content: RecordDict) -> RecordDict:
         """Answer a message of one of the protocol's types."""
-        if message_type not in _ANSWERS:
-            raise ProtocolError("malformed", f"message type is {message_type!r}, but must be one of {list(_ANSWERS)}")
-        return _ANSWERS[message_type](self, content)
+        if message_type == protocol.REGISTER:
+            return self.register(content)
+        if message_type in (protocol.TRAIN, protocol.DEPLOY):
+            return self.exchange(content)
+        known = [protocol.REGISTER, protocol.TRAIN, protocol.DEPLOY]
+        raise ProtocolError("malformed", f"message type is {message_type[:40]!r}, but must be one of {known}")
 
     def register(self, content: RecordDict) -> RecordDict:
-        """Answer with K and the client key, all that the server learns about this site."""
-        global_model = protocol.decode_greeting(content)
-        site = self._site_of(None)
-        global_num_params = 0
-        if global_model and site.deploys_global:
-            global_num_params = site.global_model(global_model).parameters.size
-        return protocol.encode_registration(Registration(site.key, site.num_params, global_num_params, site.group))
+        """Answer with K, the client key, and of the facts that the server asks for those that this client gives."""
+        greeting = protocol.decode_greeting(content)
+        site = self._site_of(greeting.seed)
+        half = _half(greeting.method, site)
+        told = half(protocol.decode_settings(greeting.settings, half.Settings)).facts(site)
+        facts = {name: value for name, value in told.items() if name in greeting.facts}
+        return protocol.encode_registration(Registration(site.key, site.num_params, facts))
 
-    def train(self, content: RecordDict) -> RecordDict:
-        """Load what came, test it when asked, train, and answer with counts, losses and the method's vectors."""
-        instructions = self._instructions(content)
-        if instructions.local_epochs == 0:
-            raise ProtocolError("malformed", "local-epochs is 0, but must be at least 1 in a personal exchange")
-        method = METHODS[instructions.method]
-        site = self._site_of(instructions.seed)
-        incoming = method.incoming(site)
-        task = self._task(site, content, instructions, incoming)
-        if incoming:
-            self._check_budget(task)  # for a method that gets vectors sends some back
-        method.load(task)
-        evaluation = _test(site) if instructions.evaluate else None
-        loss, vectors = method.train(task)
-        return self._training_result(task, TrainingResult(len(site.train), loss, evaluation), vectors, "personal")
-
-    def train_global(self, content: RecordDict) -> RecordDict:
-        """Train the global model of MH-pFedHNG and MH-pFedHNGD, and answer with counts, loss and its delta."""
-        instructions = self._instructions(content)
-        if METHODS[instructions.method] is not distill:
-            raise ProtocolError("malformed", f"method {instructions.method!r} has no global exchange")
-        site = self._site_of(instructions.seed)
-        task = self._task(site, content, instructions, distill.incoming_global(site, instructions.global_model))
-        if instructions.local_epochs > 0:
-            self._check_budget(task)
-        loss, vectors = distill.train_global(task)
-        return self._training_result(task, TrainingResult(len(site.train), loss, None), vectors, "global")
-
-    def evaluate(self, content: RecordDict) -> RecordDict:
-        """Load what came and answer with the result of testing it."""
-        return protocol.encode_evaluation(_test(self._load_personal(content).site))
-
-    def finish(self, content: RecordDict) -> RecordDict:
-        """Keep the final personal model as a state_dict in the site's store, and answer with its test."""
-        task = self._load_personal(content)
-        task.store.export(PERSONAL_MODEL, dict(task.site.personal.model.state_dict()))
-        return protocol.encode_evaluation(_test(task.site))
-
-    def _load_personal(self, content: RecordDict) -> Task:
-        instructions = self._instructions(content)
-        method = METHODS[instructions.method]
-        site = self._site_of(instructions.seed)
-        task = self._task(site, content, instructions, method.incoming(site))
-        method.load(task)
-        return task
-
-    def _instructions(self, content: RecordDict) -> Instructions:
+    def exchange(self, content: RecordDict) -> RecordDict:
+        """Load and test what is deployed, do what the method does in this exchange, and answer with what it brings."""
         instructions = protocol.decode_instructions(content)
-        if instructions.method not in METHODS:
-            known = ", ".join(METHODS)
-            raise ProtocolError("malformed", f"method is {instructions.method!r}, but this client knows {known}")
-        return instructions
+        site = self._site_of(instructions.seed)
+        half = _half(instructions.method, site)
+        method = half(protocol.decode_settings(content, half.Settings))
+        functions = half.exchanges()
+        if instructions.exchange != _DEPLOY and instructions.exchange not in functions:
+            raise ProtocolError(
+                "malformed",
+                f"method {instructions.method!r} has no exchange {instructions.exchange!r} here, only "
+                f"{', '.join([_DEPLOY, *functions])}",
+            )
+        schema = method.receives(instructions.exchange, site)
+        arrays = decode_arrays(content, schema, protocol.download_form(method.settings))
+        task = Task(site, self._store(instructions), instructions, arrays)
+        function = functions.get(instructions.exchange)
+        if function and schema:
+            self._check_budget(task)  # for an exchange that brings something sends some back
+        evaluation = self._deploy(method, task) if instructions.deploys else None
+        outcome = function(method, task) if function else Outcome()
+        counted = len(site.train) if outcome.loss is not None else None
+        return self._reply(method, task, Result(counted, outcome.loss, evaluation), outcome.arrays)
 
-    def _task(self, site: Site, content: RecordDict, instructions: Instructions, incoming: Mapping[str, int]) -> Task:
-        vectors = protocol.decode_vectors(content, incoming, instructions.download)
+    def _deploy(self, method: ClientMethod, task: Task) -> Evaluation | None:
+        """Have the model loaded; keep it where the run is over, test it where that is asked."""
+        method.load(task)
+        site = task.site
+        if task.instructions.final:
+            task.store.export(PERSONAL_MODEL, dict(site.personal.model.state_dict()))
+        if not task.instructions.test:
+            return None
+        return evaluate(site.personal.model, site.test, site.loss, site.correct)
+
+    def _store(self, instructions: protocol.Instructions) -> ClientStore:
         previous = self._folder_of(instructions.previous_run) if instructions.previous_run else None
         folder = self._folder_of(instructions.run_name)
-        store = ClientStore(folder, instructions.server_round, instructions.checkpoint_round, previous)
-        return Task(site, store, instructions, vectors)
+        return ClientStore(folder, instructions.server_round, instructions.checkpoint_round, previous)
 
-    def _training_result(self, task: Task, result: TrainingResult, vectors: Vectors, exchange: str) -> RecordDict:
-        """The reply: noised where the site protects its uploads, in the wire form that the server asked for."""
-        if task.site.privacy and vectors:
-            vectors, spent = self._protected(task, vectors, exchange)
+    def _reply(self, method: ClientMethod, task: Task, result: Result, arrays: Arrays) -> RecordDict:
+        """Noised where the site protects what it sends, in the wire form that the server asked for."""
+        if task.site.privacy and arrays:
+            arrays, spent = self._protected(task, arrays)
             result = replace(result, privacy=spent)
-        return _encode(task, result, vectors, exchange)
+        compress = [name for name in task.instructions.compress if name in arrays]
+        arrays = _with_feedback(method, task, arrays, compress)
+        return protocol.encode_result(result, arrays, protocol.upload_form(method.settings), compress)
 
-    def _protected(self, task: Task, vectors: Vectors, exchange: str) -> tuple[Vectors, PrivacySpent]:
-        site, told = task.site, task.instructions
-        assert site.privacy is not None
-        generator = site.generator(told.seed, told.server_round, f"/noise/{exchange}")
-        normal = secret_normal if site.privacy.is_secret else seeded_normal(generator)
+    def _protected(self, task: Task, arrays: Arrays) -> tuple[Arrays, PrivacySpent]:
+        privacy = task.site.privacy
+        assert privacy is not None
+        if whole := [name for name, array in arrays.items() if not array.is_floating_point()]:
+            raise ProtocolError(
+                "not-private",
+                f"this client adds noise to what it sends, which it cannot do with the whole numbers {whole}",
+            )
+        generator = task.generator(f"/noise/{task.instructions.exchange}")
+        normal = secret_normal if privacy.is_secret else seeded_normal(generator)
         ledger = self._ledger(task)
         noised = {}
-        for name, vector in vectors.items():
-            noised[name] = site.privacy.protect(vector, normal)
-            spent = ledger.add(site.privacy)
+        for name, array in arrays.items():
+            noised[name] = privacy.protect(array.flatten(), normal).view(array.shape)
+            spent = ledger.add(privacy)
         return noised, spent
 
     def _check_budget(self, task: Task) -> None:
@@ -142,31 +138,33 @@ class Trainer:
         return Ledger(task.site.privacy.ledger or self._folder_of(task.instructions.run_name) / "privacy.json")
 
 
-_ANSWERS: dict[str, Callable[[Trainer, RecordDict], RecordDict]] = {
-    protocol.REGISTER: Trainer.register,
-    protocol.PERSONAL: Trainer.train,
-    protocol.GLOBAL: Trainer.train_global,
-    protocol.FINISH: Trainer.finish,
-    protocol.EVALUATE: Trainer.evaluate,
-}
+def _half(name: str, site: Site) -> type[ClientMethod]:
+    """The client half that the server names. Raises ProtocolError for one that this site does not know or allow."""
+    if ":" in name and name not in site.foreign_methods:
+        raise ProtocolError(
+            "unknown-method", f"method is {name!r}, which is from outside, and this site does not list it under methods"
+        )
+    if ":" not in name and name not in built_in():
+        raise ProtocolError("unknown-method", f"method is {name!r}, but this client knows {', '.join(built_in())}")
+    half: type[ClientMethod] = find_client(name)
+    return half
 
 
-def _test(site: Site) -> Evaluation:
-    """Test the personal model as it is."""
-    return evaluate(site.personal.model, site.test, site.loss, site.correct)
-
-
-def _encode(task: Task, result: TrainingResult, vectors: Vectors, exchange: str) -> RecordDict:
-    """The reply in the wire form that the server asked for, and with what earlier ones had to leave out."""
-    told = task.instructions
-    if told.error_feedback and not lossless(told.upload) and all_finite(vectors.values()):
-        kept_as = f"{exchange}-residual"
-        residual = task.store.load(kept_as)
-        vectors = {name: vector.cpu() + residual.get(name, 0.0) for name, vector in vectors.items()}
-        form = told.upload, told.topk_fraction
-        arriving = {name: decode(encode(vector, *form), *form, len(vector)) for name, vector in vectors.items()}
-        task.store.save(kept_as, {name: vector - arriving[name] for name, vector in vectors.items()})
-    return protocol.encode_training_result(result, vectors, told.upload, told.topk_fraction)
+def _with_feedback(method: ClientMethod, task: Task, arrays: Arrays, compress: list[str]) -> Arrays:
+    """With `error-feedback`, the arrays and what earlier replies had to leave out of them; the rest is kept here."""
+    settings = method.settings
+    if not isinstance(settings, Compressed) or not settings.error_feedback or lossless(settings.upload):
+        return arrays
+    chosen = {name: arrays[name].cpu() for name in compress}
+    if not chosen or not all_finite(chosen.values()):
+        return arrays
+    kept_as = f"{task.instructions.exchange}-residual"
+    residual = task.store.load(kept_as)
+    chosen = {name: vector + residual.get(name, torch.zeros(())) for name, vector in chosen.items()}
+    form = settings.upload, settings.topk_fraction
+    arriving = {name: decode(encode(vector, *form), *form, len(vector)) for name, vector in chosen.items()}
+    task.store.save(kept_as, {name: vector - arriving[name] for name, vector in chosen.items()})
+    return {**arrays, **chosen}
 
 
 def trainer_for(context: Context) -> Trainer:
@@ -185,10 +183,6 @@ def trainer_for(context: Context) -> Trainer:
         )
     config = _config(tuple(sorted(context.run_config.items())))
     site = simulated_site(config, partition_id, num_partitions)
-    if not site.is_among(config.gd_fraction, config.seed, "gd-fraction"):
-        site = replace(site, build_global=None)
-    if config.heads != "by-architecture":
-        site = replace(site, group="")
     return Trainer(lambda seed: site, lambda run_name: config.results_path / run_name / "clients" / site.key)
 
 

@@ -1,7 +1,6 @@
 """A client's local work (paper, Algorithm 1, ClientUpdate): SGD on its own samples, and the test of a model."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +9,7 @@ from torch.nn import functional
 from client_app.randomness import seeded
 from client_app.samples import Inputs, Samples
 from common.evaluation import Evaluation
+from common.settings import LocalTraining
 
 _TEST_BATCH = 256
 
@@ -18,18 +18,6 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 CountCorrect = Callable[[Tensor, Tensor], Tensor | int]
 # The same with the samples' indices [b] as a third argument, for what is known of each sample.
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class SGDSettings:
-    """Hyperparameters of local training."""
-
-    epochs: int
-    batch_size: int
-    lr: float
-    momentum: float
-    weight_decay: float
-    max_grad_norm: float
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
@@ -56,39 +44,67 @@ def forward(model: nn.Module, inputs: Inputs) -> Tensor:
 def train(
     model: nn.Module,
     samples: Samples,
-    settings: SGDSettings,
+    batches: Iterable[Tensor],
+    optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
+    max_grad_norm: float,
     loss_of: Loss = cross_entropy,
 ) -> float:
-    """Train in place; return the mean loss over all samples and epochs.
+    """Take a step for each batch, in place; return the mean loss over all samples seen.
 
-    `generator` draws the order of the samples; its seed is also that of what model and data draw from the global
-    generators, such as dropout and augmentation.
+    Parameters
+    ----------
+    model: what is trained, in training mode.
+    samples: what it is trained on.
+    batches: indices [b] of the samples of each step; `epochs` makes them.
+    optimizer: holds the parameters that move; `sgd` makes one.
+    generator: its seed is that of what model and data draw from the global generators: dropout, augmentation.
+    max_grad_norm: longer gradients of these parameters are shortened to it.
+    loss_of: the loss of a batch.
     """
     with seeded(generator.initial_seed(), samples.device):
-        return _train(model, samples, settings, generator, loss_of)
+        return _train(model, samples, batches, optimizer, max_grad_norm, loss_of)
 
 
 def _train(
-    model: nn.Module, samples: Samples, settings: SGDSettings, generator: torch.Generator, loss_of: Loss
+    model: nn.Module,
+    samples: Samples,
+    batches: Iterable[Tensor],
+    optimizer: torch.optim.Optimizer,
+    max_grad_norm: float,
+    loss_of: Loss,
 ) -> float:
     model.train()
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(
-        parameters, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay, fused=True
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    total, seen = torch.zeros((), device=samples.device), 0
+    for batch in batches:
+        indices = batch.to(samples.device)
+        inputs, targets = samples.batch(indices)
+        loss = loss_of(forward(model, inputs), targets, indices)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+        optimizer.step()
+        total += loss.detach() * len(indices)
+        seen += len(indices)
+    return float(total) / seen
+
+
+def sgd(parameters: Iterable[nn.Parameter], settings: LocalTraining) -> torch.optim.SGD:
+    """The optimizer of local training, without a past: momentum begins anew in every round."""
+    return torch.optim.SGD(
+        parameters,
+        settings.client_lr,
+        momentum=settings.client_momentum,
+        weight_decay=settings.client_weight_decay,
+        fused=True,
     )
-    total = torch.zeros((), device=samples.device)
-    for _ in range(settings.epochs):
-        for batch in _shuffled_batches(len(samples), settings.batch_size, generator):
-            indices = batch.to(samples.device)
-            inputs, targets = samples.batch(indices)
-            loss = loss_of(forward(model, inputs), targets, indices)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
-            optimizer.step()
-            total += loss.detach() * len(indices)
-    return float(total) / (settings.epochs * len(samples))
+
+
+def epochs(count: int, batch_size: int, number: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Indices [b] of the batches of so many passes over `count` samples, each in an order of its own."""
+    for _ in range(number):
+        yield from _shuffled_batches(count, batch_size, generator)
 
 
 def predict(model: nn.Module, samples: Samples) -> Tensor:

@@ -96,7 +96,9 @@ def _vector(name: str, parts: Mapping[str, WireArray], length: int, form: WireFo
         shape, label = _shape(array), _label(name, part)
         # No codec needs more values than the vector has.
         if len(shape) != 1 or not 0 <= shape[0] <= length:
-            raise ProtocolError("wrong-length", f"{label!r} has shape {str(shape)[:60]}, for a vector of {length} values")
+            raise ProtocolError(
+                "wrong-length", f"{label!r} has shape {str(shape)[:60]}, for a vector of {length} values"
+            )
         values[part] = _values(label, array, shape)
     try:
         return decode(values, form.codec, form.topk_fraction, length)

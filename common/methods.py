@@ -1,7 +1,7 @@
 """Finding the two halves of a method by its name; nothing else in `common` knows a method.
 
-A built-in method is a module of the same name in `server_app/methods` and `client_app/methods`, with one class each. One
-from outside is named as `package.module:Class`, its server half, which names its client half in its attribute `client`.
+A built-in method is a module of the same name in `server_app/methods` and `client_app/methods`, with one class each.
+One from outside is named as `package.module:Class`, its server half, whose attribute `client` names the client half.
 Both are imported by name, so the two apps stay apart, and a new method is a file a side.
 """
 
@@ -125,7 +125,9 @@ def _from_outside(name: str, package: str, what: str) -> Any:
         ) from error
     half, base = getattr(module, class_name, None), _base(package)
     if half is None:
-        raise UserError(f"{what} is {name!r}, but {module_name} has no {class_name!r}{nearest(class_name, dir(module))}.")
+        raise UserError(
+            f"{what} is {name!r}, but {module_name} has no {class_name!r}{nearest(class_name, dir(module))}."
+        )
     if not (inspect.isclass(half) and issubclass(half, base)):
         raise UserError(f"{what} is {name!r}, but must be a subclass of {base.__module__}.{base.__name__}.")
     return half

@@ -27,7 +27,7 @@ class Rule:
     words: tuple[str, ...] = ()  # words that a number option takes beside numbers
     is_list: bool = False  # comma-separated
     source: str = ""  # of the default: a section or equation of the paper, a line of its authors' code
-    # When a resumed run must agree with its checkpoint: "" never, "always", "training" (not in mode adapt), "simulation".
+    # When a resumed run must agree with its checkpoint: "always", in mode train ("training"), in a "simulation", or "".
     fixed: str = ""
 
 

@@ -69,6 +69,7 @@ class Greeting:
     """What the server says when it asks a client to register."""
 
     method: str
+    seed: int  # of the run
     settings: ConfigRecord  # of the method's client half, not yet checked
     facts: tuple[str, ...]  # what the method would like to know beyond K
 
@@ -103,9 +104,9 @@ class Result:
 # Registration -----------------------------------------------------------------------------------------------------
 
 
-def encode_greeting(method: str, settings: Settings, facts: Iterable[str] = ()) -> RecordDict:
+def encode_greeting(method: str, seed: int, settings: Settings, facts: Iterable[str] = ()) -> RecordDict:
     """Pack the server's side of a registration."""
-    told = {"protocol-version": VERSION, "method": method, "facts": list(facts)}
+    told: dict[str, Any] = {"protocol-version": VERSION, "method": method, "seed": seed, "facts": list(facts)}
     return RecordDict({_INSTRUCTIONS: ConfigRecord(told), _SETTINGS: _encode_settings(settings)})
 
 
@@ -113,17 +114,19 @@ def decode_greeting(content: RecordDict) -> Greeting:
     """Unpack and check it. Raises ProtocolError, also when the server speaks another version of the protocol."""
     record = content.config_records.get(_INSTRUCTIONS, ConfigRecord())
     check_version(record)
-    _check_keys(record, {"protocol-version", "method", "facts"}, set(), _INSTRUCTIONS)
-    facts = record["facts"]
+    _check_keys(record, {"protocol-version", "method", "seed", "facts"}, set(), _INSTRUCTIONS)
+    facts, seed = record["facts"], record["seed"]
+    if type(seed) is not int:
+        raise ProtocolError("malformed", "seed must be a whole number")
     if not isinstance(facts, list) or not all(isinstance(fact, str) for fact in facts):
         raise ProtocolError("malformed", "facts must be a list of names")
     settings = content.config_records.get(_SETTINGS, ConfigRecord())
-    return Greeting(_name(record, "method"), settings, tuple(map(str, facts)))
+    return Greeting(_name(record, "method"), seed, settings, tuple(map(str, facts)))
 
 
 def encode_registration(registration: Registration) -> RecordDict:
     """Pack K, the client key, and the facts."""
-    own = {"client-key": registration.client_key, "num-params": registration.num_params}
+    own: dict[str, Any] = {"client-key": registration.client_key, "num-params": registration.num_params}
     return RecordDict({_REGISTRATION: ConfigRecord(own | dict(registration.facts))})
 
 
@@ -138,7 +141,9 @@ def decode_registration(content: RecordDict, facts: Mapping[str, Fact] | None = 
         raise ProtocolError("malformed", f"a registration holds {' and '.join(sorted(required))}{optional}, no more")
     key = _KEY.check("client-key", record["client-key"])
     size = _SIZE.check("num-params", record["num-params"])
-    return Registration(key, size, {name: fact.check(name, record[name]) for name, fact in facts.items() if name in record})
+    return Registration(
+        key, size, {name: fact.check(name, record[name]) for name, fact in facts.items() if name in record}
+    )
 
 
 # Requests ---------------------------------------------------------------------------------------------------------
@@ -173,10 +178,9 @@ def decode_instructions(content: RecordDict) -> Instructions:
         if key == "compress":
             if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
                 raise ProtocolError("malformed", "compress must be a list of names")
-            value = tuple(value)
         elif type(value) is not fields[key].type:
             raise ProtocolError("malformed", f"{key} is {str(value)[:40]!r}, but must be of type {fields[key].type}")
-        values[snake(key)] = value
+        values[snake(key)] = tuple(value) if isinstance(value, list) else value
     instructions = Instructions(**values)
     _name(record, "method")
     _name(record, "exchange")
@@ -236,7 +240,7 @@ def encode_result(
     result: Result, arrays: Arrays | None = None, form: WireForm = DENSE, compress: Iterable[str] = ()
 ) -> RecordDict:
     """Pack a client's reply, the arrays named in `compress` in the wire form."""
-    metrics: dict[str, int | float] = {}
+    metrics: dict[str, Any] = {}
     if result.num_examples is not None:
         metrics["num-examples"] = result.num_examples
     if result.train_loss is not None:

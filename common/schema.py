@@ -1,8 +1,8 @@
 """Schemas: which arrays a message holds, and which facts a registration; checked at the boundary, before use.
 
-    {"delta": Vector(239_856)}                                          a vector for which codecs may be used
-    {"prototypes": Array((UpTo("n", 100), 64)),                         n <= 100 rows of 64 values,
-     "labels": Array((UpTo("n", 100),), "int64", below=100)}            and as many labels, each from 0 to 99
+{"delta": Vector(239_856)}                                          a vector for which codecs may be used
+{"prototypes": Array((UpTo("n", 100), 64)),                         n <= 100 rows of 64 values,
+ "labels": Array((UpTo("n", 100),), "int64", below=100)}            and as many labels, each from 0 to 99
 """
 
 import re
@@ -45,7 +45,7 @@ class Array:
         return f"{self.dtype} [{', '.join(sizes)}]"
 
 
-def Vector(size: int) -> Array:  # noqa: N802 (reads as the kind of array that it makes)
+def Vector(size: int) -> Array:
     """A float32 vector [size], such as theta_i and delta_i, for which codecs may be used."""
     return Array((size,), codec=True)
 
@@ -65,7 +65,8 @@ class Whole:
         """The value. Raises ProtocolError."""
         if type(value) is not int or not self.minimum <= value <= self.maximum:
             raise ProtocolError(
-                "malformed", f"{key} is {str(value)[:40]}, but must be a whole number from {self.minimum} to {self.maximum:,}"
+                "malformed",
+                f"{key} is {str(value)[:40]}, but must be a whole number from {self.minimum} to {self.maximum:,}",
             )
         return value
 
@@ -104,5 +105,6 @@ class Dimensions:
         for size, bound in zip(shape, expected.shape, strict=True):
             if isinstance(bound, UpTo) and self._sizes.setdefault(bound.name, size) != size:
                 raise ProtocolError(
-                    "wrong-length", f"{name!r} has shape {shape}, but {bound.name} is {self._sizes[bound.name]} elsewhere"
+                    "wrong-length",
+                    f"{name!r} has shape {shape}, but {bound.name} is {self._sizes[bound.name]} elsewhere",
                 )

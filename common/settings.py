@@ -27,12 +27,8 @@ class LocalTraining(Settings):
     )
     batch_size: int = option(64, "samples in a client's mini-batch", minimum=1, source="section 4.1")
     client_lr: float = option(5e-3, "learning rate of a client's SGD", above=0, source="authors' code")
-    client_momentum: float = option(
-        0.9, "momentum of a client's SGD", minimum=0, maximum=1, source="section 4.1"
-    )
-    client_weight_decay: float = option(
-        5e-4, "weight decay of a client's SGD", minimum=0, source="authors' code"
-    )
+    client_momentum: float = option(0.9, "momentum of a client's SGD", minimum=0, maximum=1, source="section 4.1")
+    client_weight_decay: float = option(5e-4, "weight decay of a client's SGD", minimum=0, source="authors' code")
     client_max_grad_norm: float = option(
         50.0, "largest norm of a client's gradient; a larger one is shortened to it", above=0, source="authors' code"
     )

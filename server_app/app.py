@@ -77,9 +77,7 @@ def _serve(grid: Grid, config: Config, start: Checkpoint | None, simulated: bool
         return config.model_of(int(client.key), num_parts) if simulated else f"K = {client.num_params:,}"
 
     method = config.halves.server(config)
-    strategy = FederationStrategy(
-        config, method, tracker, architecture_of, nodes_may_come=not simulated, start=start
-    )
+    strategy = FederationStrategy(config, method, tracker, architecture_of, nodes_may_come=not simulated, start=start)
     strategy.start(grid, ArrayRecord(), config.num_rounds, timeout=config.deadline)
     tracker.finish()
 

@@ -1,6 +1,6 @@
 """The one Flower Strategy: drives the rounds of a method with the parts in `server_app/rounds`.
 
-A round: see who is here, draw the cohort, play the method's exchanges, and test on the way what the round before led to.
+A round: see who is here, draw the cohort, play the method's exchanges, test on the way what the round before led to.
 """
 
 import random

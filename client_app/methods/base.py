@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from client_app.site import Site
+from client_app.site import GeneratedModel, Site
 from client_app.store import ClientStore
-from client_app.training import Loss, epochs, sgd, train
+from client_app.training import Loss, all_finite, epochs, sgd, train
 from common import settings
 from common.arrays import Arrays
-from common.protocol import Instructions
+from common.protocol import DELTA, Instructions
 from common.schema import Facts, Schema
 from common.settings import LocalTraining
 
@@ -57,6 +57,17 @@ class Task:
             settings.client_max_grad_norm,
             loss or (lambda outputs, targets, indices: site.loss(outputs, targets)),
         )
+
+    def train_generated(self, generated: GeneratedModel, training: Callable[[], float], kept_as: str) -> "Outcome":
+        """Run `training` on a loaded model; bring delta = sent - trained of its generated part, keep the rest here."""
+        sent = generated.parameters.read()
+        loss = training()
+        delta = sent - generated.parameters.read()
+        kept = generated.kept()
+        # A round that diverged is lost for the server, and must not stay in what is kept either.
+        if all_finite([delta, *kept.values()]):
+            self.store.save(kept_as, kept)
+        return Outcome({DELTA: delta}, loss)
 
     def generator(self, purpose: str = "") -> torch.Generator:
         """Random numbers that follow from the run's seed, this client, the round and the purpose alone."""
@@ -106,8 +117,3 @@ def exchange(function: Callable[[Any, Task], Outcome]) -> Callable[[Any, Task], 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
     """The parameters of a model that are not frozen."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-def all_finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether no tensor holds NaN or infinity."""
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)

@@ -1,29 +1,28 @@
 """Local training's client: the model is its own and stays on its own disk."""
 
-from collections.abc import Mapping
-
-from client_app.methods.base import Task, Vectors
-from client_app.site import Site
+from client_app.methods.base import ClientMethod, Outcome, Task, exchange
 from client_app.training import all_finite
+from common.settings import LocalTraining
 
 _MODEL = "model"
 
 
-def incoming(site: Site) -> Mapping[str, int]:
-    """No vectors."""
-    return {}
+class Local(ClientMethod):
+    """Nothing but counts and losses leaves the client."""
 
+    Settings = LocalTraining
+    settings: LocalTraining
 
-def load(task: Task) -> None:
-    """Go on where the last round ended; start at the seeded initialisation."""
-    task.site.personal.load_all(task.store.load(_MODEL))
+    def load(self, task: Task) -> None:
+        """Go on where the last round ended; start at the seeded initialisation."""
+        task.site.personal.load_all(task.store.load(_MODEL))
 
-
-def train(task: Task) -> tuple[float, Vectors]:
-    """Train and keep the model, unless it diverged."""
-    model = task.site.personal.model
-    loss = task.train(model)
-    state = dict(model.state_dict())
-    if all_finite(state.values()):
-        task.store.save(_MODEL, state)
-    return loss, {}
+    @exchange
+    def personal(self, task: Task) -> Outcome:
+        """Train and keep the model, unless it diverged."""
+        model = task.site.personal.model
+        loss = task.train(model, self.settings)
+        state = dict(model.state_dict())
+        if all_finite(state.values()):
+            task.store.save(_MODEL, state)
+        return Outcome(loss=loss)

@@ -9,9 +9,10 @@ from torch.nn import functional
 
 from client_app.samples import Samples, TensorSamples
 from client_app.site.factories import describe, kind_of
-from client_app.training import CountCorrect, Criterion, SGDSettings, argmax_correct, forward, train
+from client_app.training import CountCorrect, Criterion, argmax_correct, epochs, forward, sgd, train
 from common.errors import UserError
 from common.models import ImageShape
+from common.settings import LocalTraining
 
 _FIRST_BATCH = 8  # samples
 _DEFAULTS_ARE_FOR = "outputs [n, classes] with whole-number targets [n] below classes, or one logit with targets 0 or 1"
@@ -107,10 +108,15 @@ def _try_loss(loss: Criterion, outputs: Tensor, targets: Tensor, first: str) -> 
 
 
 def _try_training(model: nn.Module, batch: TensorSamples, loss: Criterion, first: str) -> float:
-    settings = SGDSettings(1, len(batch), lr=1e-6, momentum=0.9, weight_decay=0.0, max_grad_norm=1.0)
+    settings = LocalTraining(client_lr=1e-6, client_weight_decay=0.0)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     order = torch.Generator().manual_seed(0)
     try:
-        return train(model, batch, settings, order, lambda outputs, targets, indices: loss(outputs, targets))
+        once = epochs(len(batch), len(batch), 1, order)
+        optimizer = sgd(parameters, settings)
+        return train(
+            model, batch, once, optimizer, order, 1.0, lambda outputs, targets, indices: loss(outputs, targets)
+        )
     except Exception as error:
         raise UserError(f"model, loss: a training step on {first} fails: {describe(error)}.") from error
 

@@ -14,13 +14,15 @@ from client_app.privacy import Privacy
 from client_app.samples import ImageSamples
 from client_app.site.sample_cache import SampleCache, Splits
 from client_app.site.site import GeneratedModel, Place, Site
-from common.config import Config, split
+from common.config import Config
 from common.data.datasets import Dataset
 from common.data.partition import ClientIndices
 from common.data.simulation import divide
 from common.device import resolve_device
 from common.models import ImageShape, build_model
 from common.seeding import seeded_generator
+from common.settings import Noised
+from common.text import split
 from common.variants import VARIANTS, Variant
 
 # Of samples a process. CIFAR-100 as a whole has 184 MB, so that with the usual data sets every client is decoded once
@@ -54,7 +56,7 @@ def simulated_site(config: Config, partition_id: int, num_nodes: int) -> Site:
         group=_group(name, config.seed),
         build_global=partial(_shared_model, "global", *of_run),
         privacy=_privacy(config),
-        foreign_methods=frozenset({config.method} if ":" in config.method else ()),
+        foreign_methods=frozenset({config.halves.client_name}),
         place=_place(config, partition_id, num_parts),
     )
 
@@ -92,14 +94,15 @@ def _place(config: Config, partition_id: int, num_parts: int) -> Place:
     """Among the trained clients, which come first, or among the held-out ones."""
     num_trained = num_parts - config.held_out
     if partition_id < num_trained:
-        return Place(partition_id, num_trained)
-    return Place(partition_id - num_trained, config.held_out)
+        return Place(partition_id, num_trained, config.seed)
+    return Place(partition_id - num_trained, config.held_out, config.seed)
 
 
 def _privacy(config: Config) -> Privacy | None:
-    if not config.clipping_norm:
+    noised = config.settings(Noised)
+    if not noised.clipping_norm:
         return None
-    return Privacy(config.clipping_norm, config.noise_multiplier, config.privacy_delta, is_secret=False)
+    return Privacy(noised.clipping_norm, noised.noise_multiplier, noised.privacy_delta, is_secret=False)
 
 
 def _read_samples(dataset: Dataset, part: ClientIndices, device: torch.device) -> Splits:

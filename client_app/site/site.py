@@ -71,6 +71,7 @@ class Place:
 
     index: int  # from 0
     count: int
+    seed: int  # of the run
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,14 +101,14 @@ class Site:
         """Whether the site trains the public global model too."""
         return self.build_global is not None
 
-    def is_among(self, fraction: float, seed: int, purpose: str) -> bool:
+    def is_among(self, fraction: float, purpose: str) -> bool:
         """Whether this client is in a share of all, drawn from the run's seed and the purpose; a real site always is.
 
         Trained and held-out clients are drawn apart, so that the share is the same among both.
         """
         if self.place is None:
             return True
-        order = torch.randperm(self.place.count, generator=seeded_generator(seed, purpose))
+        order = torch.randperm(self.place.count, generator=seeded_generator(self.place.seed, purpose))
         return self.place.index in order[: round(fraction * self.place.count)]
 
     def global_model(self, name: str) -> GeneratedModel:

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from client_app.site.factories import NAME
-from common import protocol
-from common.config import MIN_NOISE_MULTIPLIER
 from common.device import resolve_device
 from common.errors import ProtocolError, UserError
+from common.schema import Label
+from common.settings import MIN_NOISE_MULTIPLIER
 from common.text import nearest
 
 
@@ -42,12 +42,9 @@ def _patterns(value: object) -> tuple[str, ...]:
 def label(value: object) -> str:
     """A client key or the label of a group."""
     try:
-        # The protocol's own check is the one that counts.
-        content = protocol.encode_registration(protocol.Registration("-", 1, 0, value if value else "?"))  # type: ignore[arg-type]
-        protocol.decode_registration(content)
-    except (ProtocolError, TypeError, ValueError):
+        return Label().check("label", value)
+    except ProtocolError:
         raise ValueError("text of 1 to 64 letters, digits, dots, dashes and underscores (a number in quotes)") from None
-    return str(value)
 
 
 def _flag(value: object) -> bool:

@@ -35,7 +35,9 @@ def load_config(overrides: Mapping[str, object], *, origin: str = "the command l
     given = {key: value for key, value in overrides.items() if value != ""}
     profile = given.get("profile", DEFAULT_PROFILE)
     if not isinstance(profile, str):
-        raise UserError(f"profile is {profile!r} in {origin}, but must be a name; known profiles: {', '.join(names())}.")
+        raise UserError(
+            f"profile is {profile!r} in {origin}, but must be a name; known profiles: {', '.join(names())}."
+        )
     complete = set(given) >= _COMPLETE
     layers = [] if complete else profile_layers(profile)
     layers.append(Layer(origin, _unpacked(given, origin), strict=True))
@@ -97,7 +99,9 @@ def _unpacked(given: Mapping[str, object], origin: str) -> dict[str, object]:
     """The same with the method's settings, which travel through Flower as one text, under their own keys."""
     packed = given.get(METHOD_SETTINGS, "")
     if not isinstance(packed, str):
-        raise UserError(f"{METHOD_SETTINGS} is {packed!r} in {origin}, but must be text such as 'hn-lr=0.001 anchor=true'.")
+        raise UserError(
+            f"{METHOD_SETTINGS} is {packed!r} in {origin}, but must be text such as 'hn-lr=0.001 anchor=true'."
+        )
     try:
         settings = json.loads(packed) if packed.startswith("{") else parse_overrides(shlex.split(packed))
     except ValueError as error:
@@ -114,7 +118,9 @@ def _method(layers: list[Layer]) -> Halves:
     try:
         method = methods.find(name)
     except UserError as error:
-        raise UserError(str(error).replace("method is", f"method in {origin} is", 1) if origin else str(error)) from error
+        raise UserError(
+            str(error).replace("method is", f"method in {origin} is", 1) if origin else str(error)
+        ) from error
     for key in method.options:
         if key in RUN_OPTIONS:
             raise UserError(f"Method {method.name!r} declares {key}, which is a setting of every run: rename it.")
@@ -164,8 +170,8 @@ def _check_together(config: Config) -> None:
         raise UserError("resume is 'latest', but mode 'adapt' starts from another run: name its folder.")
     if config.dataset == SITES and config.method_settings.get("clipping-norm"):
         raise UserError(
-            f"clipping-norm is {config.method_settings['clipping-norm']:g}, but dataset is 'sites', and each site decides "
-            "how it protects what it sends: set privacy in its own file."
+            f"clipping-norm is {config.method_settings['clipping-norm']:g}, but dataset is 'sites', and each site "
+            "decides how it protects what it sends: set privacy in its own file."
         )
     if config.resume == "latest" and not config.run_name:
         raise UserError("resume is 'latest', so run-name must say of which run.")

@@ -13,8 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from common.options import Value, option, options_of
 from common.methods import Halves, find
+from common.options import Value, option, options_of
 from common.text import snake, split
 from common.variants import VARIANTS
 
@@ -64,9 +64,7 @@ class Config:
     partition: str = option(
         "non-iid-1", "how the data set is divided among simulated clients", choices=PARTITIONS, fixed="simulation"
     )
-    classes_per_client: int = option(
-        10, "classes that a client holds under non-iid-1", minimum=1, fixed="simulation"
-    )
+    classes_per_client: int = option(10, "classes that a client holds under non-iid-1", minimum=1, fixed="simulation")
     dirichlet_alpha: float = option(
         0.01, "concentration of the Dirichlet distribution of non-iid-2", above=0, fixed="simulation"
     )
@@ -118,7 +116,7 @@ class Config:
     results_dir: str = option("results", "where run folders go; a relative path starts at the working folder")
     run_name: str = option("", "name of the run's folder; empty makes one from method, profile and time")
 
-    method_settings: Mapping[str, Value] = dataclasses.field(default_factory=dict)  # by key, complete
+    method_settings: Mapping[str, Value] = dataclasses.field(default_factory=dict, hash=False)  # by key, complete
 
     def settings(self, of: type[S]) -> S:
         """The method's settings as an instance of one of its dataclasses, or of a group in `common/settings.py`.
@@ -170,7 +168,9 @@ class Config:
         """The same settings with a `run-name`, made up from method, profile and time when none is set."""
         method, profile = self.method.rpartition(":")[2], Path(self.profile).stem
         parts = [re.sub(r"[^A-Za-z0-9]+", "-", part)[:60] for part in (method, profile)]
-        return dataclasses.replace(self, run_name=self.run_name or f"{'-'.join(parts)}-{time.strftime('%Y%m%d-%H%M%S')}")
+        return dataclasses.replace(
+            self, run_name=self.run_name or f"{'-'.join(parts)}-{time.strftime('%Y%m%d-%H%M%S')}"
+        )
 
     def to_dict(self) -> dict[str, Value]:
         """All settings under their keys, those of the method as well."""
@@ -194,7 +194,9 @@ def project_dir() -> Path:
     Without one, the folder of the process. `mh-pfedhn run` passes absolute paths, so it does not come to this there.
     """
     try:
-        origin: dict[str, Any] = json.loads(importlib.metadata.distribution("mh-pfedhn").read_text("direct_url.json") or "{}")
+        origin: dict[str, Any] = json.loads(
+            importlib.metadata.distribution("mh-pfedhn").read_text("direct_url.json") or "{}"
+        )
     except importlib.metadata.PackageNotFoundError:
         origin = {}
     if origin.get("dir_info", {}).get("editable"):

@@ -94,6 +94,7 @@ class Method(ABC):
 
         Raises UserError when there is no room.
         """
+        return
 
     @abstractmethod
     def round(self, cohort: Sequence[Client]) -> Exchanges:
@@ -129,6 +130,7 @@ class Method(ABC):
 
     def load_state(self, state: State) -> None:
         """Go on from such a state. Raises KeyError, TypeError, ValueError or RuntimeError for one that is none."""
+        return
 
     def adapt(self, start: Checkpoint) -> None:
         """Take up what another run has learned, frozen, for clients that it has not seen (section 4.4).

@@ -50,9 +50,7 @@ class HyperNetworkSettings(Anchored, Bounded):
     hidden_dim: int = option(
         128, "H: width of the hypernetwork's trunk", minimum=1, fixed="always", source="authors' code"
     )
-    hidden_layers: int = option(
-        3, "depth of the hypernetwork's trunk", minimum=1, fixed="always", source="section 4.1"
-    )
+    hidden_layers: int = option(3, "depth of the hypernetwork's trunk", minimum=1, fixed="always", source="section 4.1")
     hn_lr: float = option(
         1e-3, "learning rate of the hypernetwork's Adam", above=0, source="ours for joint; section 4.1: 2e-4"
     )
@@ -112,7 +110,7 @@ class MHpFedHN(Method):
     # Algorithm 1 ----------------------------------------------------------------------------------------------------
 
     def round(self, cohort: Sequence[Client]) -> Exchanges:
-        """Algorithm 1: send theta_i = f(v_i; phi), get delta_i back, move phi and v_i by (d theta_i / d phi)^T delta_i."""
+        """Algorithm 1: theta_i = f(v_i; phi) goes out, delta_i comes back and moves phi and v_i."""
         for clients in self.visits(cohort):
             replies = yield Exchange("personal", to=clients, send=self.for_training, expect=delta_of, deploys=True)
             self.learn(replies.of(DELTA))

@@ -57,7 +57,8 @@ class MHpFedHNG(MHpFedHN):
         """The global model's weights [K_g] from the current phi (Equation 5), the same for each of these clients."""
         with torch.no_grad():
             (w_g,) = self.hn.generate([GLOBAL_KEY])
-        return dict.fromkeys([client.key for client in clients], {THETA: w_g.cpu()})
+        arrays = {THETA: w_g.cpu()}
+        return {client.key: arrays for client in clients}
 
     @property
     def facts(self) -> Mapping[str, Fact]:

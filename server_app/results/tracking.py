@@ -90,13 +90,13 @@ class RunTracker:
         self._started = clock() - (self._earlier[-1]["wall-seconds"] if self._earlier else 0.0)
         self._last_logged: float | None = None
 
-    def add_client(self, key: str, num_params: int, chunks: int, architecture: str, known: bool = False) -> None:
+    def add_client(self, key: str, num_params: int, chunks: int | None, architecture: str, known: bool = False) -> None:
         """Add a client, once it is admitted.
 
-        `chunks` is 0 for methods without chunks. `architecture` is the label under which the plots group clients;
+        `chunks` is None for methods without chunks. `architecture` is the label under which the plots group clients;
         `known` says that the client is in the checkpoint that an adapt run started from (paper, section 4.4).
         """
-        row = self._rows[key] = ClientRow(key, architecture, num_params, chunks or None, known=known)
+        row = self._rows[key] = ClientRow(key, architecture, num_params, chunks, known=known)
         if key in self._earlier_rows:
             row.train_samples = self._earlier_rows[key].train_samples
             row.test_samples = self._earlier_rows[key].test_samples

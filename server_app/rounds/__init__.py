@@ -1,1 +1,1 @@
-"""The parts of a round that no method sees: who is here, the mail, tests, checkpoints. `server_app/strategy.py` drives."""
+"""The parts of a round that no method sees: who is here, the mail, tests, checkpoints."""

@@ -17,7 +17,6 @@ from common.evaluation import Evaluation
 from server_app.client import natural_order
 from server_app.results import RoundRecord, RunTracker
 
-
 T = TypeVar("T")
 
 

@@ -1,10 +1,9 @@
 """The mail of the rounds: an exchange of a method becomes messages, and messages that fit become its replies.
 
-Nobody waits longer than the deadline, a bad reply costs its client the round and changes nothing else, and a client that
-still works on an earlier request is sent nothing more until it has answered.
+Nobody waits longer than the deadline, a bad reply costs its client the round and changes nothing else, and a client
+that still works on an earlier request is sent nothing more until it has answered.
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,7 +17,6 @@ from common.config import Config
 from common.errors import ProtocolError
 from common.evaluation import Evaluation
 from common.protocol import Instructions, Result
-from common.schema import Schema
 from common.settings import Bounded
 from server_app.client import Client, natural_order
 from server_app.methods.base import Exchange, Replies, Reply
@@ -132,9 +130,7 @@ class Mailroom:
             return
         norm = float(torch.linalg.vector_norm(array, dtype=torch.float64))
         if norm > self._max_norm:
-            raise ProtocolError(
-                "huge-norm", f"{name!r} has norm {norm:.3g}, above max-delta-norm ({self._max_norm:g})"
-            )
+            raise ProtocolError("huge-norm", f"{name!r} has norm {norm:.3g}, above max-delta-norm ({self._max_norm:g})")
 
     def _note(self, key: str, result: Result, exchange: Exchange) -> None:
         record = self._log.record

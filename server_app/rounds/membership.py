@@ -102,9 +102,9 @@ class Membership:
         known = {client.key for client in self.registry.clients}
         # The first exchange of a simulation waits for its workers to start, whatever the deadline of a round.
         patience = self.deadline if known else max(self.deadline, _START_PATIENCE)
-        half = self._config.halves
-        told = self._config.settings(half.client.Settings)
-        greeting = protocol.encode_greeting(half.client_name, told, self._method.facts)
+        halves = self._config.halves
+        told = self._config.settings(halves.client.Settings)
+        greeting = protocol.encode_greeting(halves.client_name, self._config.seed, told, self._method.facts)
         requests = (
             (f"node {node}", Message(greeting, node, protocol.REGISTER, ttl=patience + TTL_MARGIN)) for node in new
         )

@@ -12,6 +12,7 @@ import pytest
 import torch
 from fresh_process import new_process
 from in_process import InProcessGrid
+from server_app.strategies.distill import GLOBAL_KEY
 from test_checkpoint import network_of
 from test_strategies import key_of, lines_of, round_of, vector_of
 
@@ -24,7 +25,6 @@ from server_app import checkpoint
 from server_app.app import serve
 from server_app.hypernetwork import HyperNetwork
 from server_app.results import tracking
-from server_app.strategies.distill import GLOBAL_KEY
 
 KNOWN = ("0", "1", "2")  # resnet10, mlp, resnet10
 NEW = "3"  # mlp, unless a test says otherwise

@@ -8,6 +8,7 @@ import pytest
 import torch
 from in_process import InProcessGrid
 from reference import CHUNK, CLIENTS, build, random_deltas
+from server_app.strategies import Run, hypernet
 from test_strategies import SIZES, Scripted, assert_same_network, play
 
 from common.config import load_config
@@ -16,7 +17,6 @@ from server_app import checkpoint
 from server_app.app import serve
 from server_app.optim import HyperNetworkOptimizer
 from server_app.results import tracking
-from server_app.strategies import Run, hypernet
 
 GROUPS = {"five": "a", "five-too": "b", "two": "a"}
 LOOP = {"clients": [["five", 33, 0, "a"]], "generators": {}, "waiting": {"round": 7}, "best-accuracy": 0.25}

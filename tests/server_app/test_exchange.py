@@ -3,9 +3,9 @@
 import pytest
 from flwr.app import Error, Message, RecordDict
 from in_process import InProcessGrid
+from server_app.exchange import Exchange, describe_error, wait_for_nodes
 
 from common.errors import UserError
-from server_app.exchange import Exchange, describe_error, wait_for_nodes
 
 pytestmark = pytest.mark.usefixtures("clock")
 

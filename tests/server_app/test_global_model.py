@@ -10,6 +10,7 @@ from flwr.common.serde import recorddict_to_proto
 from fresh_process import new_process
 from in_process import InProcessGrid
 from reference import Reference, as_arrays, assert_same_adam_state, assert_same_values
+from server_app.strategies.distill import GLOBAL_KEY
 from test_strategies import ByHand, ChangingGrid, Played, Scripted, key_of, round_of, start, strategy_for, vector_of
 
 from client_app.app import app as honest
@@ -19,7 +20,6 @@ from common.models import build_model
 from common.params import ParameterVector
 from common.protocol import DELTA, THETA, Registration, TrainingResult
 from server_app.results import tracking
-from server_app.strategies.distill import GLOBAL_KEY
 
 CHUNK = 16
 LR = 0.02

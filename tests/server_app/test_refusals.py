@@ -6,6 +6,7 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 from in_process import InProcessGrid
+from server_app.strategies import base
 from test_exchange import Talk
 from test_global_model import ScriptedGD
 from test_strategies import (
@@ -26,7 +27,6 @@ from common.config import load_config
 from common.errors import UserError
 from common.protocol import DELTA
 from server_app.results import tracking
-from server_app.strategies import base
 
 pytestmark = pytest.mark.usefixtures("clock")
 

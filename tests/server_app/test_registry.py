@@ -1,9 +1,9 @@
 """Who is let in, and how a client is found again."""
 
 import pytest
+from server_app.registry import NOWHERE, Client, Registry, natural_order
 
 from common.protocol import ProtocolError, Registration
-from server_app.registry import NOWHERE, Client, Registry, natural_order
 
 
 @pytest.fixture

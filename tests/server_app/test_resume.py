@@ -11,6 +11,7 @@ from filelock import FileLock
 from flwr.app import Context, Message
 from fresh_process import new_process
 from in_process import InProcessGrid
+from server_app.strategies.base import RoundStrategy
 from test_strategies import NUM_CLIENTS, SIZES, ChangingGrid, Scripted, lines_of, timeless
 
 import client_app.app
@@ -20,7 +21,6 @@ from common.config import load_config
 from common.errors import UserError
 from server_app import checkpoint
 from server_app.results import tracking
-from server_app.strategies.base import RoundStrategy
 
 CLIENTS = 4
 

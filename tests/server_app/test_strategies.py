@@ -12,6 +12,7 @@ from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord
 from flwr.serverapp.strategy import Result
 from fresh_process import new_process
 from in_process import InProcessGrid
+from server_app.strategies import STRATEGIES, RoundStrategy, Run, hypernet
 
 from client_app.app import app as honest
 from client_app.site.simulated import simulated_site
@@ -27,7 +28,6 @@ from server_app.app import serve
 from server_app.hypernetwork import HyperNetwork
 from server_app.optim import HyperNetworkOptimizer
 from server_app.results import tracking
-from server_app.strategies import STRATEGIES, RoundStrategy, Run, hypernet
 
 NUM_CLIENTS = 4
 SIZES = {"0": 50, "1": 90, "2": 50, "3": 20}  # K of the scripted clients
