@@ -1,0 +1,46 @@
+"""`mh-pfedhn run`: a federation from its first round to its last, and an honest exit code."""
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+from common.config import DEFAULT_PROFILE, parse_overrides
+from mh_pfedhn.commands import Subparsers
+from mh_pfedhn.processes import handling
+from mh_pfedhn.runs import RunFailedError, RunInterruptedError, execute
+
+
+def add(commands: Subparsers) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("run", help="run a federation, simulated on this machine unless --superlink is given")
+    parser.add_argument("profile", nargs="?", metavar="PROFILE", help=f"default {DEFAULT_PROFILE}; see `profiles`")
+    parser.add_argument("-c", dest="overrides", action="append", nargs="+", default=[], metavar="KEY=VALUE")
+    parser.add_argument(
+        "--superlink", metavar="NAME", help="a connection of Flower's config.toml to a running SuperLink"
+    )
+    parser.set_defaults(handle=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    overrides = parse_overrides([item for group in options.overrides for item in group])
+    if options.profile:
+        overrides["profile"] = options.profile
+    try:
+        # A terminated script stops its run and its SuperLink as an interrupted one does.
+        with handling(signal.default_int_handler, signal.SIGTERM):
+            _show(execute(overrides, options.superlink))
+    except (RunFailedError, RunInterruptedError) as error:
+        if error.run_dir:
+            _show(error.run_dir)
+        print(f"mh-pfedhn: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _show(run_dir: Path) -> None:
+    """The run's table, if its files are on this machine and it got so far."""
+    if (run_dir / "summary.json").exists():
+        from server_app.report import final_table
+
+        print(f"\n{final_table(run_dir)}\n\nReport: {run_dir / 'report.html'}")
