@@ -3,7 +3,6 @@
 import argparse
 import signal
 import sys
-from pathlib import Path
 
 from common.config import DEFAULT_PROFILE, parse_overrides
 from mh_pfedhn.commands import Subparsers
@@ -29,18 +28,13 @@ def _run(options: argparse.Namespace) -> int:
     try:
         # A terminated script stops its run and its SuperLink as an interrupted one does.
         with handling(signal.default_int_handler, signal.SIGTERM):
-            _show(execute(overrides, options.superlink))
+            run_dir = execute(overrides, options.superlink)
     except (RunFailedError, RunInterruptedError) as error:
-        if error.run_dir:
-            _show(error.run_dir)
         print(f"mh-pfedhn: {error}", file=sys.stderr)
         return 1
-    return 0
-
-
-def _show(run_dir: Path) -> None:
-    """The run's table, if its files are on this machine and it got so far."""
+    # On a SuperLink of another machine the files are there.
     if (run_dir / "summary.json").exists():
         from server_app.report import final_table
 
         print(f"\n{final_table(run_dir)}\n\nReport: {run_dir / 'report.html'}")
+    return 0

@@ -1,6 +1,7 @@
 """`mh_pfedhn.run` and `load_results` as a script or notebook calls them, without starting Flower."""
 
 import contextlib
+import json
 import threading
 
 import pytest
@@ -10,7 +11,18 @@ from mh_pfedhn import flower_run, simulation
 from mh_pfedhn.flower_run import Ending
 from mh_pfedhn.runs import RunInterruptedError
 
-LINE = '{{"round": {}, "accuracy": 0.5, "loss": 1.0}}\n'
+NUMBERS = (
+    "accuracy",
+    "accuracy-mean",
+    "accuracy-std",
+    "accuracy-worst10",
+    "loss",
+    "train-loss",
+    "clients",
+    "bytes-down",
+)
+NUMBERS += ("bytes-up", "wall-seconds")
+DETAILS = {"failures": {}, "seconds": {}, "client-accuracy": {}, "client-train-loss": {}, "failure-list": []}
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +34,8 @@ def _elsewhere(monkeypatch, tmp_path):
 
 def write_run(folder, rounds):
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.jsonl").write_text("".join(LINE.format(number) for number in range(1, rounds + 1)))
+    lines = [{"round": number, **dict.fromkeys(NUMBERS, 0.5), **DETAILS} for number in range(1, rounds + 1)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "config.yaml").write_text(f"num-rounds: {rounds}\n")
     (folder / "clients.csv").write_text("client\n")
 
