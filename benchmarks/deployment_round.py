@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common.processes import free_port
+from mh_pfedhn.processes import flower_environment, free_port
 
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
@@ -46,7 +46,7 @@ class Federation:
     def __init__(self, home: Path, load_seconds: float, stack: contextlib.ExitStack) -> None:
         self.home, self._stack = home, stack
         self.port = free_port()
-        self.environment = {**os.environ, "FLWR_HOME": str(home / "flwr"), "FLWR_TELEMETRY_ENABLED": "0"}
+        self.environment = {**flower_environment(os.environ), "FLWR_HOME": str(home / "flwr")}
         self._start(
             "server", "server", "--state", home / "state", "--insecure", "--host", "127.0.0.1", "--port", self.port
         )

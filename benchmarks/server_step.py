@@ -19,7 +19,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from common.processes import KEEP_MEMORY
+from mh_pfedhn.processes import KEEP_MEMORY
 from server_app.hypernetwork import HyperNetwork
 from server_app.optim import HyperNetworkOptimizer
 

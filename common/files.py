@@ -5,11 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-import torch
-
 
 def write_tensors(path: Path, content: object) -> None:
     """Write tensors, numbers, text and containers of them with `torch.save`; see `write`."""
+    import torch  # here, since the commands that write no tensors start without it
+
     write(path, lambda file: torch.save(content, file))
 
 

@@ -19,7 +19,7 @@ fi
 
 # Of the checkout only this reaches the builder: old ones do not read Dockerfile.dockerignore.
 tar -c -f - --exclude=__pycache__ docker/Dockerfile pyproject.toml constraints.txt README.md \
-    server_app client_app common conf |
+    mh_pfedhn server_app client_app common conf |
     docker build -f docker/Dockerfile -t mh-pfedhn ${TORCH_INDEX:+--build-arg "TORCH_INDEX=$TORCH_INDEX"} -
 
 compose down --volumes

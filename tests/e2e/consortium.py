@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 from flower_processes import BIN, environment, run
 
-from common.processes import free_port
+from mh_pfedhn.processes import free_port
 
 # While there is a file `hold` beside it, the model does not get on with training; tests of it are not held.
 NETS = """

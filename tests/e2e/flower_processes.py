@@ -9,17 +9,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from common.cli import APP_DIR
-from common.processes import free_port, running, tool, wait_until_healthy
+from mh_pfedhn.flower_run import APP_DIR
+from mh_pfedhn.processes import flower_environment, free_port, running, tool, wait_until_healthy
 
 BIN = Path(sys.executable).parent
 
 
 def environment(home: Path, **extra: str) -> dict[str, str]:
     """This process's environment with a Flower home of its own."""
-    quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-    path = os.pathsep.join([str(BIN), os.environ.get("PATH", "")])
-    return {**os.environ, **quiet, "FLWR_HOME": str(home), "PATH": path, **extra}
+    return {**flower_environment(os.environ), "FLWR_HOME": str(home), **extra}
 
 
 def run(

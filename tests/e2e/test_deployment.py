@@ -21,7 +21,7 @@ def test_three_supernodes_with_three_architectures_finish_two_rounds(tmp_path: P
         f"results-dir={tmp_path / 'results'}",
         "run-name=run",
     ]
-    with superlink(home, FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION="1") as (address, env), ExitStack() as nodes:
+    with superlink(home) as (address, env), ExitStack() as nodes:
         for i in range(3):
             nodes.enter_context(supernode(address, f"node-{i}", f"partition-id={i} num-partitions=3", home, env))
         done = run(

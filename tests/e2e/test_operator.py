@@ -16,17 +16,17 @@ import psutil
 import pytest
 from flower_processes import BIN, environment, run
 
-from common.processes import free_port
+from mh_pfedhn.processes import free_port
 
 pytestmark = pytest.mark.e2e
 
 # `mh-pfedhn` with a trainer that serves nothing.
 SITE = """
 import sys
-from common import deploy
+from mh_pfedhn.deployment import site
 TRAINER = "import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); time.sleep(600)"
-deploy.trainer_command = lambda site, path, secret: [sys.executable, "-c", TRAINER, str(path)]
-from common.cli import main
+site.trainer_command = lambda site, path, secret: [sys.executable, "-c", TRAINER, str(path)]
+from mh_pfedhn.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -121,7 +121,8 @@ def test_a_consortium_comes_up_survives_a_crash_and_loses_a_site(home, start):
         connection.request("POST", "/v1/control/list-nodes")
         assert connection.getresponse().status == 403
 
-    superlink = next(child for child in psutil.Process(server.pid).children() if "common.deploy" in child.cmdline())
+    children = psutil.Process(server.pid).children()
+    superlink = next(child for child in children if "mh_pfedhn.deployment.guard" in child.cmdline())
     superlink.send_signal(signal.SIGKILL)
     says(home, "server", "signal SIGKILL. It starts again in 1 s.")
     says(home, "server", "The server is up", times=2)

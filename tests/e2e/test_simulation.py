@@ -11,7 +11,7 @@ import torch
 from flower_processes import APP_DIR, BIN, environment, metrics, run
 
 from common.models import build_model
-from common.processes import free_port
+from mh_pfedhn.processes import free_port
 
 pytestmark = pytest.mark.e2e
 
@@ -54,7 +54,10 @@ def test_misbehaving_clients_lose_their_round_and_nothing_else_happens(tmp_path:
     project = project.replace("fab-include = [", 'fab-include = ["misbehaving_client.py", ')
     (app / "pyproject.toml").write_text(project)
     (app / "README.md").write_text("An app that misbehaves.")
-    other_app = "import sys; from common import cli; cli.APP_DIR = sys.argv.pop(1); sys.exit(cli.main())"
+    other_app = """import sys
+from mh_pfedhn import cli, flower_run
+flower_run.APP_DIR = sys.argv.pop(1)
+sys.exit(cli.main())"""
     options = [*SMALL, "num-clients=6", "models=lenet", "deadline=15", f"data-dir={APP_DIR / 'data'}"]
     env = environment(tmp_path / "home")
     done = run(BIN / "python", "-c", other_app, app, "run", "-c", *options, env=env, cwd=tmp_path)
@@ -90,7 +93,10 @@ def test_plain_flwr_run_serves_the_two_nodes_that_flower_starts(tmp_path: Path):
 
 def test_a_run_that_fails_exits_with_1_and_says_why(tmp_path: Path):
     # Without the script's own check of the data, the ServerApp finds that there is none.
-    unchecked = "import sys; from common import cli; cli._check_simulation = lambda config: None; sys.exit(cli.main())"
+    unchecked = """import sys
+from mh_pfedhn import cli, simulation
+simulation.check = lambda config: None
+sys.exit(cli.main())"""
     options = [*SMALL, "num-clients=2", "models=lenet", "dataset=npz", f"data-dir={tmp_path}"]
     env = environment(tmp_path / "home")
     done = run(BIN / "python", "-c", unchecked, "run", "-c", *options, env=env, cwd=tmp_path)

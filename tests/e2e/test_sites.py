@@ -62,7 +62,7 @@ def test_killed_processes_lose_nothing_but_their_round(consortium: Consortium) -
             ("client process", "b", r"flwr-clientapp|flower-clientapp"),
             ("ServerApp", "server", r"flwr-serverapp|flower-serverapp"),
             ("SuperNode", "b", r"flower-supernode"),
-            ("SuperLink", "server", r"common\.deploy"),
+            ("SuperLink", "server", r"mh_pfedhn\.deployment\.guard"),
         ):
             before = rounds_done()
             ends = time.monotonic() + 200

@@ -1,115 +1,22 @@
-"""Starting Flower's own processes, keeping them running, and ending them by their process ids."""
+"""Keeping a command of a deployment running: restarts after growing delays, and why each end came."""
 
-import contextlib
 import os
 import re
 import signal
-import socket
-import ssl
 import subprocess
-import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections import deque
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
-from common.errors import UserError
+from mh_pfedhn.processes import say
 
-# glibc hands large blocks back to the kernel as soon as they are free, and the next step then faults them in again: a
-# third of a server step for 50 LeNet clients, a fifth of a client's test. The processes of a simulation keep them.
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
-
-# Flower asks nothing of the internet, and installs nothing: everything is in this environment already.
-OFFLINE = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-}
-
-_STARTS_WITHIN = 60.0  # seconds
-_ENDS_WITHIN = 20.0
+_ENDS_WITHIN = 20.0  # seconds
 _FIRST_DELAY, _LONGEST_DELAY = 1.0, 30.0  # before a child is started again
 _STEADY = 60.0  # a child that has run for so long is started again without the delays of earlier failures
 _COLOUR = re.compile(r"\x1b\[\d+m")
 _FLOWER_EXIT = re.compile(r"Exit Code: (\d+)$")
 _REFUSED = "[code: 2004]"  # how Flower's SuperLink refuses a SuperNode
-
-
-def tool(name: str) -> str:
-    """A command of the environment that this process runs in, whether or not it is activated."""
-    return str(Path(sys.executable).parent / name)
-
-
-def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@contextlib.contextmanager
-def running(command: list[str], log: Path, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a session of its own, its output in a file; terminated at the end, killed if it does not listen."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(timeout=_ENDS_WITHIN)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def is_healthy(address: str, ca: Path | None = None) -> bool:
-    """Whether a SuperLink answers at `host:port`; over TLS if the authority of its certificate is given.
-
-    Raises UserError when the certificate is of another authority, or for another host.
-    """
-    scheme, context = ("https", ssl.create_default_context(cafile=ca)) if ca else ("http", None)
-    try:
-        urllib.request.urlopen(f"{scheme}://{address}/health", timeout=2, context=context).close()
-    except urllib.error.URLError as error:
-        if isinstance(error.reason, ssl.SSLCertVerificationError):
-            message = error.reason.verify_message.rstrip(".")
-            raise UserError(f"the certificate of the server at {address} does not go with {ca}: {message}.") from error
-        return False
-    except (ConnectionError, TimeoutError):
-        return False
-    return True
-
-
-def wait_until_healthy(superlink: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    """Return when a SuperLink answers on its port. Raises UserError with the end of its log when it does not."""
-    ends = time.monotonic() + _STARTS_WITHIN
-    while time.monotonic() < ends and superlink.poll() is None:
-        if is_healthy(f"127.0.0.1:{port}"):
-            return
-        time.sleep(0.1)
-    raise UserError(f"Flower's SuperLink did not start on port {port}; its log ends: {log.read_text()[-2000:]}")
-
-
-def say(text: str) -> None:
-    """A line of a long-running command's own log."""
-    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", flush=True)
-
-
-@contextlib.contextmanager
-def stopping() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set, instead of what they do otherwise."""
-    stop = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class Child:

@@ -1,18 +1,15 @@
-"""What `mh-pfedhn` says to mistakes, without starting Flower: exit status 2 and one line."""
+"""What `mh-pfedhn run` says to mistakes, without starting Flower: exit status 2 and one line."""
 
 import contextlib
 import signal
 import subprocess
-import sys
 
 import pytest
-import torch
-import yaml
 
-from common.cli import _federation, main
-from common.config import KEYS, load_config, parse_overrides, profiles
-
-MISTAKE = 2
+from common.config import load_config, parse_overrides
+from mh_pfedhn import flower_run, simulation
+from mh_pfedhn.cli import main
+from mh_pfedhn.flower_run import Ending
 
 
 @pytest.fixture(autouse=True)
@@ -24,22 +21,6 @@ def _nothing_starts(monkeypatch, tmp_path):
         pytest.fail(f"a process was started: {arguments}")
 
     monkeypatch.setattr(subprocess, "Popen", refuse)
-
-
-@pytest.fixture
-def complaint(capsys):
-    """Run the command with a mistake and return the one line that it writes to stderr."""
-
-    def run(*arguments):
-        assert main(arguments) == MISTAKE
-        captured = capsys.readouterr()
-        assert captured.out == ""
-        assert captured.err.startswith("mh-pfedhn: ")
-        assert captured.err.endswith("\n")
-        assert captured.err.count("\n") == 1
-        return captured.err.removeprefix("mh-pfedhn: ").removesuffix("\n")
-
-    return run
 
 
 @pytest.mark.parametrize(
@@ -122,47 +103,6 @@ def test_a_mistake_leaves_no_files_behind(complaint, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: None, lambda path: path.write_text("")])
-def test_report_on_what_is_no_run_ends_with_2_and_names_it(complaint, tmp_path, make):
-    make(tmp_path / "here")
-    assert str(tmp_path / "here") in complaint("report", str(tmp_path / "here"))
-
-
-def test_report_on_a_run_of_no_rounds_ends_with_2(complaint, tmp_path):
-    (tmp_path / "metrics.jsonl").write_text("")
-    assert str(tmp_path / "metrics.jsonl") in complaint("report", str(tmp_path))
-
-
-def test_profiles_lists_every_profile_with_its_description_and_every_key(capsys):
-    assert main(["profiles"]) == 0
-    captured = capsys.readouterr()
-    assert captured.err == ""
-    lines = captured.out.splitlines()
-    for name, description in profiles():
-        assert any(line.split(maxsplit=1) == [name, description] for line in lines)
-    listed = {line.split(" = ")[0].strip() for line in lines if " = " in line}
-    assert set(KEYS) <= listed
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [[], ["train"], ["run", "--no-such-option"], ["run", "-c"], ["run", "one", "two"], ["report"], ["profiles", "x"]],
-)
-def test_a_wrong_command_line_ends_with_2_and_the_usage(capsys, arguments):
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == MISTAKE
-    assert "usage: mh-pfedhn" in capsys.readouterr().err
-
-
-def test_help_ends_with_0(capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(["--help"])
-    assert ended.value.code == 0
-    text = capsys.readouterr().out
-    assert all(f"    {command} " in text for command in ("run", "report", "profiles"))
-
-
 def test_a_mistyped_data_folder_is_not_passed_over_for_the_data_that_come_with_the_project(complaint, tmp_path):
     assert "'no/such/folder'" in complaint("run", "-c", "data-dir=no/such/folder", f"results-dir={tmp_path}")
 
@@ -176,7 +116,7 @@ def test_an_interrupt_before_the_run_ends_with_one_line(monkeypatch, capsys):
     def interrupted(overrides):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("common.cli.load_config", interrupted)
+    monkeypatch.setattr("mh_pfedhn.runs.load_config", interrupted)
     assert main(["run"]) == 1
     assert capsys.readouterr().err == "mh-pfedhn: interrupted before the run began.\n"
 
@@ -202,16 +142,12 @@ def started(monkeypatch):
         configs.append(config)
         raise StartedError
 
-    monkeypatch.setattr("common.cli._run_with_flower", start)
-    monkeypatch.setattr("common.cli._local_superlink", lambda: contextlib.nullcontext(("simulation", {})))
+    monkeypatch.setattr(flower_run, "drive", start)
+    monkeypatch.setattr(simulation, "local_superlink", lambda config: contextlib.nullcontext(("simulation", {})))
 
     def run(*arguments):
-        handler = signal.getsignal(signal.SIGTERM)
-        try:
-            with pytest.raises(StartedError):
-                main(["run", *arguments])
-        finally:
-            signal.signal(signal.SIGTERM, handler)
+        with pytest.raises(StartedError):
+            main(["run", *arguments])
         return configs.pop()
 
     return run
@@ -244,7 +180,7 @@ def test_sites_take_part_where_a_server_is_named(started):
 
 
 def supernodes(*overrides):
-    _, text = _federation(load_config(parse_overrides([*overrides, "device=cpu"])))
+    _, text = simulation.federation(load_config(parse_overrides([*overrides, "device=cpu"])))
     return dict(word.split("=") for word in text.split())["num-supernodes"]
 
 
@@ -255,118 +191,63 @@ def test_held_out_clients_have_no_node_until_they_are_adapted_to():
     assert supernodes(*five, "mode=adapt", "resume=before") == "5"
 
 
-# A site
+# How it ends
 
 
 @pytest.fixture
-def site_file(tmp_path):
-    """Write a site's YAML, its module beside it. 5 * 7 + 7 and 7 * 3 + 3 parameters: K is 66."""
-    path = list(sys.path)
-    (tmp_path / "private_net.py").write_text(
-        """
-import torch
-from torch import nn
+def ends_as(monkeypatch, tmp_path):
+    """Run the command with a Flower that ends so, and writes a summary if asked; returns the exit code."""
+    monkeypatch.setattr("server_app.results.final_table", lambda run_dir: f"the table of {run_dir.name}")
 
-def build(width=7):
-    return nn.Sequential(nn.Linear(5, width), nn.ReLU(), nn.Linear(width, 3))
+    def run(ending, *, summary=False):
+        def drive(config, superlink, arguments, environment):
+            if summary:
+                folder = config.results_path / config.run_name
+                folder.mkdir(parents=True)
+                (folder / "summary.json").write_text("{}")
+            return ending
 
-def load():
-    targets = torch.arange(20) % 3
-    return (torch.randn(20, 5), targets), (torch.randn(9, 5), targets[:9])
+        monkeypatch.setattr(flower_run, "drive", drive)
+        return main(["run", "--superlink", "lab", "-c", "run-name=mine", f"results-dir={tmp_path / 'results'}"])
 
-def fails():
-    raise ValueError("no such table")
-"""
-    )
-
-    def write(**changes):
-        content = {
-            "model": {"factory": "private_net:build"},
-            "data": {"factory": "private_net:load"},
-            "state-dir": "state",
-            "device": "cpu",
-        }
-        (tmp_path / "site.yaml").write_text(yaml.safe_dump(content | changes))
-        return str(tmp_path / "site.yaml")
-
-    yield write
-    sys.path[:] = path
-    sys.modules.pop("private_net", None)
+    return run
 
 
-def test_site_check_shows_k_and_what_the_server_sees_and_writes_nothing(site_file, capsys, tmp_path):
-    path = site_file()
-    before = sorted(tmp_path.iterdir())
-    assert main(["site", "check", path]) == 0
+def test_a_run_that_completes_ends_with_0_and_its_table(ends_as, capsys, tmp_path):
+    assert ends_as(Ending("finished:completed", interrupted=False), summary=True) == 0
     captured = capsys.readouterr()
+    assert captured.out == f"\nthe table of mine\n\nReport: {tmp_path / 'results/mine/report.html'}\n"
     assert captured.err == ""
-    here, _, there = captured.out.partition("What the server will see\n")
-    assert "66 parameters (K)" in here
-    assert "20 training samples, 9 test samples" in here
-    assert "K                  66\n" in there
-    assert "training samples   20" in there
-    assert "private_net" in here
-    assert "private_net" not in there
-    assert [path for path in sorted(tmp_path.iterdir()) if path.name != "__pycache__"] == before
 
 
-def test_site_check_names_all_mistakes_ends_with_2_and_shows_no_traceback(site_file, capsys):
-    path = site_file(model={"factory": "private_net:biuld"}, data={"factory": "private_net:fails"}, sed=1)
-    assert main(["site", "check", path]) == MISTAKE
+def test_a_run_whose_files_are_on_another_machine_ends_with_0(ends_as, capsys):
+    assert ends_as(Ending("finished:completed", interrupted=False)) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_run_that_does_not_complete_ends_with_1_and_its_status(ends_as, capsys, interrupted):
+    # A summary in its folder is that of the earlier run that was to go on.
+    assert ends_as(Ending("finished:stopped", interrupted), summary=True) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("mh-pfedhn: ")
-    lines = captured.err.splitlines()
-    assert len(lines) == 3
-    assert all(f"{path}: " in line for line in lines)
-    assert "there is no key 'sed'; did you mean 'seed'?" in lines[0]
-    assert "model: there is no 'biuld' in module 'private_net'" in lines[1]
-    assert "did you mean 'build'?" in lines[1]
-    assert "data: private_net:fails raised ValueError: no such table, private_net.py line " in lines[2]
-    assert "Traceback" not in captured.err
+    assert captured.err == "mh-pfedhn: the run ended as finished:stopped; the log above says why.\n"
 
 
-def test_site_check_of_a_file_that_is_not_there_names_it(complaint, tmp_path):
-    assert f"{tmp_path}/nowhere.yaml cannot be read" in complaint("site", "check", str(tmp_path / "nowhere.yaml"))
+def test_a_run_that_does_not_start_ends_with_1(ends_as, capsys):
+    assert ends_as(Ending(None, interrupted=False)) == 1
+    assert capsys.readouterr().err == "mh-pfedhn: Flower did not start the run; its own words are above.\n"
 
 
-def test_site_export_writes_the_model_of_a_run_for_plain_pytorch(site_file, capsys, tmp_path, complaint):
-    path = site_file()
-    assert "no run has finished here yet" in complaint("site", "export", path, "--run", "one", "--output", "model.pt")
-    main(["site", "check", path])  # makes the module importable
-    torch.manual_seed(6)
-    state = sys.modules["private_net"].build().state_dict()
-    (tmp_path / "state/runs/one").mkdir(parents=True)
-    torch.save(state, tmp_path / "state/runs/one/personal-model.pt")
-    capsys.readouterr()
+def test_sigterm_interrupts_the_run_and_means_afterwards_what_it_meant_before(monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    seen = []
 
-    assert main(["site", "export", path, "--run", "one", "--output", "model.pt"]) == 0
-    assert capsys.readouterr().out == "model.pt\n"
-    exported = torch.load(tmp_path / "model.pt", weights_only=True)
-    assert exported.keys() == state.keys()
-    assert all(torch.equal(exported[name], tensor) for name, tensor in state.items())
+    def drive(*arguments):
+        seen.append(signal.getsignal(signal.SIGTERM))
+        return Ending("finished:completed", interrupted=False)
 
-    assert "model.pt exists already" in complaint("site", "export", path, "--run", "one", "--output", "model.pt")
-    assert "did you mean 'one'?" in complaint("site", "export", path, "--run", "ona", "--output", "other.pt")
-    assert not (tmp_path / "other.pt").exists()
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [[], ["check"], ["export", "site.yaml"], ["export", "site.yaml", "--run", "one"], ["chek", "site.yaml"]],
-)
-def test_a_wrong_site_command_ends_with_2_and_the_usage(capsys, arguments):
-    with pytest.raises(SystemExit) as ended:
-        main(["site", *arguments])
-    assert ended.value.code == MISTAKE
-    assert "usage: mh-pfedhn site" in capsys.readouterr().err
-
-
-def test_the_console_script_loads_neither_app_before_it_needs_one(monkeypatch):
-    monkeypatch.undo()
-    program = (
-        "import sys, common.cli\n"
-        "print([name for name in sys.modules if name.partition('.')[0] in ('client_app', 'server_app', 'torch')])"
-    )
-    done = subprocess.check_output([sys.executable, "-c", program], text=True)
-    assert done == "[]\n"
+    monkeypatch.setattr(flower_run, "drive", drive)
+    assert main(["run", "--superlink", "lab"]) == 0
+    assert seen == [signal.default_int_handler]
+    assert signal.getsignal(signal.SIGTERM) is before

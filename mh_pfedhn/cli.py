@@ -1,0 +1,31 @@
+"""The console script `mh-pfedhn`: the frame of its command line, and what its exit codes mean."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from common.errors import UserError
+from mh_pfedhn.commands import certs, profiles, report, run, server, site
+
+# In the order of the help: what a researcher uses, then what the operators of a deployment use.
+_COMMANDS = (run.add, report.add, profiles.add, certs.add, server.add, site.add)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point. Returns 0 for success, 1 for a run that failed, 2 for a mistake in what was asked."""
+    parser = argparse.ArgumentParser(
+        prog="mh-pfedhn", description="Personalised federated learning for parties whose models differ."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in _COMMANDS:
+        add(commands)
+    options = parser.parse_args(arguments)
+    try:
+        status: int = options.handle(options)
+    except UserError as error:
+        print(f"mh-pfedhn: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mh-pfedhn: interrupted before the run began.", file=sys.stderr)
+        return 1
+    return status

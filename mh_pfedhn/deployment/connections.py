@@ -1,0 +1,59 @@
+"""The connections in Flower's config.toml, by which `flwr` and `mh-pfedhn run --superlink NAME` find a SuperLink."""
+
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+
+from common.errors import UserError
+from common.files import write_text
+
+# What Flower itself would write first.
+_NEW = '[superlink]\ndefault = "local"\n\n[superlink.local]\naddress = ":local:"\n'
+
+
+def flower_home(environment: Mapping[str, str]) -> Path:
+    """The folder in which `flwr` looks for its config.toml."""
+    return Path(environment.get("FLWR_HOME") or Path.home() / ".flwr")
+
+
+def write_connection(path: Path, name: str, address: str, ca: Path | None) -> None:
+    """Put the connection `name` into Flower's config.toml; everything else, comments included, stays as it is.
+
+    `ca` is the authority of the server's certificate, None without TLS. Raises UserError when the file is no TOML.
+    """
+    wanted: dict[str, object] = {"address": address, **({"root-certificates": str(ca)} if ca else {"insecure": True})}
+    try:
+        # Bytes, since reading as text would change the ends of the lines of a file from Windows.
+        text = path.read_bytes().decode() if path.exists() else _NEW
+        document = tomlkit.parse(text)
+        connections = document.setdefault("superlink", tomlkit.table(is_super_table=True))
+        if not isinstance(connections, MutableMapping):
+            raise UserError(f"{path} has no table of connections under superlink: correct it first.")
+        _set(connections, name, wanted)
+        changed = tomlkit.dumps(document)
+        if changed == text and path.exists():
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, changed)
+    except (TOMLKitError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML ({error}): correct it first.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def _set(connections: MutableMapping[str, object], name: str, wanted: Mapping[str, object]) -> None:
+    """Make one connection what is wanted, in the form that it has, so that the comments beside it stay."""
+    connection = connections.get(name)
+    if not isinstance(connection, MutableMapping):
+        inline = isinstance(connections, tomlkit.items.InlineTable)
+        connection = tomlkit.inline_table() if inline else tomlkit.table()
+        connection.update(wanted)
+        connections[name] = connection
+        return
+    for key in [key for key in connection if key not in wanted]:
+        del connection[key]
+    for key, value in wanted.items():
+        if connection.get(key) != value:
+            connection[key] = value

@@ -1,0 +1,92 @@
+"""Drives `flwr run`: settings, log, interrupt, and the run's real status, which its exit code does not tell."""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import tomlkit
+
+from common.config import Config
+from common.files import write_text
+from mh_pfedhn.processes import tool
+
+APP_DIR = Path(__file__).resolve().parent.parent
+
+# Flower's log lines: a coloured level, a colon, the text.
+_LOG_LINE = re.compile(r"^\x1b\[\d+m(?P<level>[A-Z]+) *\x1b\[0m: +(?P<text>.*)$", re.DOTALL)
+# What Flower says about federation sizes, which `simulation.federation` has chosen.
+_NOISE = ("default simulated SuperNodes changed", "To change federation size", "flwr federation simulation-config")
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended: Flower's status, such as `finished:completed` or `finished:failed`, None if it never started."""
+
+    status: str | None
+    interrupted: bool
+
+
+def drive(config: Config, superlink: str, arguments: list[str], environment: Mapping[str, str]) -> Ending:
+    """Run the app with these settings on a SuperLink, a connection that `flwr` knows; return when it has ended.
+
+    `arguments` are further ones of `flwr run`. The log is printed; an interrupt stops the run.
+    """
+    environment = {**environment, "PYTHONUNBUFFERED": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Path(folder) / "run.toml"
+        write_text(settings, tomlkit.dumps(config.to_dict()))
+        command = [tool("flwr"), "run", str(APP_DIR), superlink, "--stream", "-c", str(settings), *arguments]
+        run_id, interrupted = _stream(command, superlink, environment)
+    status = None if run_id is None else _status(run_id, superlink, environment)
+    return Ending(status, interrupted)
+
+
+def _stream(command: list[str], superlink: str, environment: Mapping[str, str]) -> tuple[str | None, bool]:
+    """Run Flower and pass its log on; the id of the run, and whether the user has interrupted it."""
+    run_id, interrupted = None, False
+    flower = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
+    with flower:
+        assert flower.stdout is not None
+        try:
+            for line in flower.stdout:
+                if started := re.search(r"Successfully started run (\d+)", line):
+                    run_id = started[1]
+                if not any(noise in line for noise in _NOISE):
+                    print(_plain(line), end="", flush=True)
+        except KeyboardInterrupt:
+            interrupted = True
+            flower.terminate()
+            if run_id:
+                subprocess.run([tool("flwr"), "stop", run_id, superlink], env=environment, check=False)
+            print("mh-pfedhn: interrupted; what was computed so far is in the run's folder.", file=sys.stderr)
+    return run_id, interrupted
+
+
+def _plain(line: str) -> str:
+    """A line of Flower's log without colours, and without a level that says nothing."""
+    found = _LOG_LINE.match(line)
+    if not found:
+        return line
+    return found["text"] if found["level"] == "INFO" else f"{found['level']}: {found['text']}"
+
+
+def _status(run_id: str, superlink: str, environment: Mapping[str, str]) -> str:
+    command = [tool("flwr"), "list", superlink, "--run-id", run_id, "--format", "json"]
+    for _ in range(20):
+        answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout
+        try:
+            status = str(json.loads(answer)["runs"][0]["status"])
+        except (ValueError, LookupError):
+            return f"unknown, since `flwr list` answered {answer.strip()!r}"
+        if status.startswith("finished"):
+            return status
+        time.sleep(0.5)
+    return status

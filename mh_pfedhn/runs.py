@@ -1,0 +1,107 @@
+"""Runs from their settings to their results: what `mh_pfedhn.run` and `mh-pfedhn run` have in common."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.config import DEFAULT_PROFILE, Config, load_config
+from common.errors import UserError
+from common.text import kebab
+from mh_pfedhn import flower_run, simulation
+from mh_pfedhn.processes import flower_environment
+
+if TYPE_CHECKING:
+    from server_app.results import Run
+
+
+class RunFailedError(Exception):
+    """A run that did not start or did not complete; the message says which, and Flower's log, printed before, why.
+
+    `run_dir` is the folder with what was computed so far, None when the run did not start.
+    """
+
+    def __init__(self, message: str, run_dir: Path | None) -> None:
+        super().__init__(message)
+        self.run_dir = run_dir
+
+
+class RunInterruptedError(KeyboardInterrupt):
+    """A run that the user's interrupt has stopped. `run_dir` is as in RunFailedError.
+
+    It is a KeyboardInterrupt, so that a script that goes on after a failed run does not go on after this.
+    """
+
+    def __init__(self, message: str, run_dir: Path | None) -> None:
+        super().__init__(message)
+        self.run_dir = run_dir
+
+
+def run(profile: str = DEFAULT_PROFILE, *, superlink: str | None = None, **settings: object) -> "Run":
+    """Run a federation from its first round to its last, as `mh-pfedhn run` does, and return its results.
+
+    Parameters
+    ----------
+    profile
+        The name of a profile (`mh-pfedhn profiles` lists them), several joined by "+", or the path of a YAML file.
+    superlink
+        A connection of Flower's config.toml to a running SuperLink. Without one, the run is simulated on this machine.
+    settings
+        What differs from the profile: keys with underscores, such as `num_rounds=3`. Relative paths start at the
+        working folder.
+
+    Flower's log is printed while the run goes on. Works in any thread.
+
+    Raises
+    ------
+    UserError
+        For a mistake in what is asked, before anything starts; or if the run has written its files on another machine.
+    RunFailedError
+        If the run does not complete.
+    """
+    overrides = {
+        kebab(name): os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in settings.items()
+    }
+    run_dir = execute({**overrides, "profile": profile}, superlink)
+    if superlink and not run_dir.exists():
+        raise UserError(f"the run has completed, but {run_dir} is not on this machine: its files are on the server's.")
+    return load_results(run_dir)
+
+
+def load_results(run_dir: str | os.PathLike[str]) -> "Run":
+    """Read the results of a run, finished or not, from its folder. Raises UserError if it is no run's folder."""
+    from server_app.results import read_run
+
+    return read_run(Path(run_dir).expanduser())
+
+
+def execute(overrides: Mapping[str, object], superlink: str | None) -> Path:
+    """Run a federation with these settings (kebab-case keys) to its end; return the folder of its results.
+
+    Raises UserError before anything starts, and RunFailedError or RunInterruptedError afterwards.
+    """
+    config = load_config(overrides)
+    if not config.resume or config.mode == "adapt":
+        config = config.named()
+    if superlink:
+        ending = flower_run.drive(config, superlink, [], flower_environment(os.environ))
+    else:
+        config = simulation.from_here(config)
+        simulation.check(config)
+        with simulation.local_superlink(config) as (name, environment):
+            ending = flower_run.drive(config, name, simulation.federation(config), environment)
+    run_dir = _run_dir(config)
+    if ending.status == "finished:completed":
+        return run_dir
+    failed = RunInterruptedError if ending.interrupted else RunFailedError
+    if ending.status is None:
+        raise failed("Flower did not start the run; its own words are above.", None)
+    raise failed(f"the run ended as {ending.status}; the log above says why.", run_dir)
+
+
+def _run_dir(config: Config) -> Path:
+    """The folder of the run's results. A run without a name goes on in the folder of the checkpoint that it resumes."""
+    if config.run_name:
+        return config.results_path / config.run_name
+    resumed = config.resume_path
+    return config.results_path / (resumed if resumed.is_dir() else resumed.parents[1]).name
