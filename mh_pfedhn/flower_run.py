@@ -40,7 +40,7 @@ def drive(config: Config, superlink: str, arguments: list[str], environment: Map
     environment = {**environment, "PYTHONUNBUFFERED": "1"}
     with tempfile.TemporaryDirectory() as folder:
         settings = Path(folder) / "run.toml"
-        write_text(settings, tomlkit.dumps(config.to_dict()))
+        write_text(settings, tomlkit.dumps(config.to_run_config()))
         command = [tool("flwr"), "run", str(APP_DIR), superlink, "--stream", "-c", str(settings), *arguments]
         run_id, interrupted = _stream(command, superlink, environment)
     status = None if run_id is None else _status(run_id, superlink, environment)

@@ -80,6 +80,7 @@ def execute(overrides: Mapping[str, object], superlink: str | None) -> Path:
 
     Raises UserError before anything starts, and RunFailedError or RunInterruptedError afterwards.
     """
+    simulation.import_from_here()
     config = load_config(overrides)
     if not config.resume or config.mode == "adapt":
         config = config.named()

@@ -16,6 +16,10 @@ def _profiles(options: argparse.Namespace) -> int:
     for name, description in profiles():
         print(f"  {name:<38} {description}")
     print("\nKeys (-c KEY=VALUE), with the defaults that profiles start from:")
-    for key, default, text in keys_with_help():
+    of_last = ""
+    for of, key, default, text in keys_with_help():
+        if of != of_last:
+            print(f"\nof {of}:")
         print(f"  {key + ' = ' + str(default):<34} {text}")
+        of_last = of
     return 0

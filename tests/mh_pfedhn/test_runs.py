@@ -69,7 +69,7 @@ def test_settings_are_keys_with_underscores_and_may_be_paths_and_lists(flower, s
     assert (flower.config.num_rounds, flower.config.models, flower.config.profile) == (3, "lenet,mlp", "quickstart")
     assert flower.superlink == "simulation"
     assert result.run_dir == tmp_path / "results/mine"
-    assert [line["round"] for line in result.rounds] == [1, 2, 3]
+    assert [line["round"] for line in result.metrics] == [1, 2, 3]
     assert result.config == {"num-rounds": 3}
 
 
@@ -134,12 +134,12 @@ def test_a_run_works_in_any_thread(flower, small):
     thread = threading.Thread(target=lambda: results.append(mh_pfedhn.run(num_rounds=2, **small)))
     thread.start()
     thread.join()
-    assert len(results[0].rounds) == 2
+    assert len(results[0].metrics) == 2
 
 
 def test_results_are_loaded_from_a_folder(tmp_path):
     write_run(tmp_path / "mine", 2)
-    assert len(mh_pfedhn.load_results(tmp_path / "mine").rounds) == 2
+    assert len(mh_pfedhn.load_results(tmp_path / "mine").metrics) == 2
     assert mh_pfedhn.load_results(str(tmp_path / "mine")).run_dir == tmp_path / "mine"
     with pytest.raises(mh_pfedhn.UserError, match="holds no metrics"):
         mh_pfedhn.load_results(tmp_path)
