@@ -93,7 +93,8 @@ def _train(
 
 def predict(model: nn.Module, samples: Samples) -> Tensor:
     """Outputs for all samples, in evaluation mode. Shape [n, classes] for a classifier."""
-    return _outputs_and_targets(model, samples)[0]
+    with torch.no_grad():
+        return torch.cat([outputs for outputs, _ in _tested_batches(model, samples)])
 
 
 def evaluate(
@@ -102,9 +103,18 @@ def evaluate(
     loss: Criterion = functional.cross_entropy,
     correct: CountCorrect = argmax_correct,
 ) -> Evaluation:
-    """Test a model on all samples."""
-    outputs, targets = _outputs_and_targets(model, samples)
-    return Evaluation(int(correct(outputs, targets)), len(samples), float(loss(outputs, targets)))
+    """Test a model on all samples; the loss is the mean over them.
+
+    Batches are added up as they come, since the outputs of all samples, such as a class for every pixel, may not fit.
+    """
+    num_correct: Tensor | int = 0
+    mean_loss = torch.zeros((), dtype=torch.float64, device=samples.device)
+    with torch.no_grad():
+        for outputs, targets in _tested_batches(model, samples):
+            num_correct = num_correct + correct(outputs, targets)
+            # A single batch weighs exactly 1, so that its loss is what the criterion says to the last bit.
+            mean_loss += loss(outputs, targets).double() * (len(targets) / len(samples))
+    return Evaluation(int(num_correct), len(samples), float(mean_loss))
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
@@ -112,15 +122,12 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
-def _outputs_and_targets(model: nn.Module, samples: Samples) -> tuple[Tensor, Tensor]:
+def _tested_batches(model: nn.Module, samples: Samples) -> Iterator[tuple[Tensor, Tensor]]:
+    """Outputs and targets of one batch after the other, in evaluation mode."""
     model.eval()
-    outputs, targets = [], []
-    with torch.no_grad():
-        for indices in torch.arange(len(samples), device=samples.device).split(_TEST_BATCH):
-            inputs, targets_of_batch = samples.batch(indices)
-            outputs.append(forward(model, inputs))
-            targets.append(targets_of_batch)
-    return torch.cat(outputs), torch.cat(targets)
+    for indices in torch.arange(len(samples), device=samples.device).split(_TEST_BATCH):
+        inputs, targets = samples.batch(indices)
+        yield forward(model, inputs), targets
 
 
 def _shuffled_batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
