@@ -7,7 +7,7 @@ stay, and must itself import nothing that takes long: the imports below are for 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from client_app import relay
+from client_app.resident import relay
 
 app = ClientApp()
 

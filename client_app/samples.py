@@ -39,6 +39,11 @@ class ImageSamples:
         """Where the images are."""
         return self.labels.device
 
+    @property
+    def num_bytes(self) -> int:
+        """What images and labels take."""
+        return self.images.nbytes + self.labels.nbytes
+
     def __len__(self) -> int:
         return len(self.labels)
 

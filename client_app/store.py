@@ -16,6 +16,8 @@ from common.files import write_tensors
 
 State = dict[str, Tensor]
 
+PERSONAL_MODEL = "personal-model"  # name under which a finished run leaves its model
+
 
 @dataclass(frozen=True)
 class Version:

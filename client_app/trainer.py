@@ -1,12 +1,12 @@
-"""The trainer: holds a site's model and data between messages and does what a message asks.
+"""The trainer: has a site's model and data and does what a message asks.
 
-In simulation it lives in the worker process and plays every client whose messages come there; in deployment it lives
-in a process of its own (`resident.py`).
+In simulation one is made for every message, in a worker process that plays any number of clients; in deployment it
+lives between messages, in a process of its own (`resident/`).
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 from flwr.app import ConfigRecordValues, Context, RecordDict
@@ -14,17 +14,16 @@ from flwr.app import ConfigRecordValues, Context, RecordDict
 from client_app.methods import METHODS, distill
 from client_app.methods.base import Task, Vectors
 from client_app.privacy import Ledger, secret_normal, seeded_normal
-from client_app.site import Site, simulated_site
-from client_app.store import ClientStore
+from client_app.site import Site
+from client_app.site.simulated import simulated_site
+from client_app.store import PERSONAL_MODEL, ClientStore
 from client_app.training import all_finite, evaluate
 from common import protocol
 from common.codec import decode, encode, lossless
-from common.config import load_config
+from common.config import Config, load_config
 from common.errors import ProtocolError, UserError
 from common.evaluation import Evaluation
 from common.protocol import Instructions, PrivacySpent, Registration, TrainingResult
-
-PERSONAL_MODEL = "personal-model"  # name in the client's store
 
 
 class Trainer:
@@ -51,11 +50,9 @@ class Trainer:
         global_model = protocol.decode_greeting(content)
         site = self._site_of(None)
         global_num_params = 0
-        if global_model and site.build_global:
+        if global_model and site.deploys_global:
             global_num_params = site.global_model(global_model).parameters.size
-        return protocol.encode_registration(
-            Registration(site.key, site.personal.parameters.size, global_num_params, site.group)
-        )
+        return protocol.encode_registration(Registration(site.key, site.num_params, global_num_params, site.group))
 
     def train(self, content: RecordDict) -> RecordDict:
         """Load what came, test it when asked, train, and answer with counts, losses and the method's vectors."""
@@ -173,7 +170,7 @@ def _encode(task: Task, result: TrainingResult, vectors: Vectors, exchange: str)
 
 
 def trainer_for(context: Context) -> Trainer:
-    """The trainer of the site that this node plays; made once a process. Raises UserError when it is not set up."""
+    """The trainer of the client that this node plays, for one message. Raises UserError when it is not set up."""
     node = dict(context.node_config)
     if "partition-id" not in node or "num-partitions" not in node:
         raise UserError(
@@ -186,11 +183,15 @@ def trainer_for(context: Context) -> Trainer:
         raise UserError(
             f"partition-id is {partition_id}, but must be from 0 to {num_partitions - 1} (num-partitions - 1)."
         )
-    return _trainer(tuple(sorted(context.run_config.items())), partition_id, num_partitions)
-
-
-@cache
-def _trainer(run_config: tuple[tuple[str, ConfigRecordValues], ...], partition_id: int, num_partitions: int) -> Trainer:
-    config = load_config(dict(run_config), origin="the run config")
+    config = _config(tuple(sorted(context.run_config.items())))
     site = simulated_site(config, partition_id, num_partitions)
+    if not site.is_among(config.gd_fraction, config.seed, "gd-fraction"):
+        site = replace(site, build_global=None)
+    if config.heads != "by-architecture":
+        site = replace(site, group="")
     return Trainer(lambda seed: site, lambda run_name: config.results_path / run_name / "clients" / site.key)
+
+
+@lru_cache(maxsize=1)
+def _config(run_config: tuple[tuple[str, ConfigRecordValues], ...]) -> Config:
+    return load_config(dict(run_config), origin="the run config")

@@ -318,14 +318,14 @@ def _site_run(options: argparse.Namespace) -> int:
 
 
 def _site_check(options: argparse.Namespace) -> int:
-    from client_app.site_tools import check
+    from client_app.site.tools import check
 
     check(options.site.expanduser())
     return 0
 
 
 def _site_export(options: argparse.Namespace) -> int:
-    from client_app.site_tools import export
+    from client_app.site.tools import export
 
     output = options.output.expanduser()
     export(options.site.expanduser(), options.run, output)

@@ -16,8 +16,7 @@ def incoming(site: Site) -> Mapping[str, int]:
 
 def load(task: Task) -> None:
     """Go on where the last round ended; start at the seeded initialisation."""
-    personal = task.site.personal
-    personal.model.load_state_dict(personal.initial_state | task.store.load(_MODEL))
+    task.site.personal.load_all(task.store.load(_MODEL))
 
 
 def train(task: Task) -> tuple[float, Vectors]:

@@ -5,9 +5,8 @@ from dataclasses import replace
 import torch
 from flwr.app import Context, RecordDict
 
-from client_app import site as site_module
-from client_app import trainer as trainer_module
-from client_app.site import simulated_site
+from client_app.site import simulated
+from client_app.site.simulated import simulated_site
 from client_app.trainer import trainer_for
 from common import protocol
 from common.config import load_config
@@ -40,22 +39,17 @@ TOLD = Instructions(
 )
 
 
-def new_process():
-    """Forget all that a worker process holds."""
-    trainer_module._trainer.cache_clear()
-    site_module._divided_dataset.cache_clear()
-
-
 def context_of(run_config, **node_config):
     return Context(run_id=1, node_id=5, node_config=node_config, state=RecordDict(), run_config=run_config)
 
 
-def trainer(run_config, client=0):
-    return trainer_for(context_of(run_config, **{"partition-id": client, "num-partitions": NUM_CLIENTS}))
+def trainer(run_config, client=0, num_clients=NUM_CLIENTS):
+    return trainer_for(context_of(run_config, **{"partition-id": client, "num-partitions": num_clients}))
 
 
 def site(run_config, client=0):
-    """The client's site as nobody has touched it yet."""
+    """The client's site as nobody has touched it yet, with a model of its own."""
+    simulated._shared_model.cache_clear()
     return simulated_site(load_config(run_config), client, NUM_CLIENTS)
 
 

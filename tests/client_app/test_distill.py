@@ -12,7 +12,6 @@ from asking import (
     ask_globally,
     ask_to_evaluate,
     kept,
-    new_process,
     random_theta,
     request,
     site,
@@ -20,14 +19,12 @@ from asking import (
     theta_for,
     trainer,
 )
+from fresh_process import new_process
 from torch.nn import functional
 
 from client_app.methods.distill import distillation_loss
-from client_app.site import simulated_site
-from client_app.trainer import Trainer
 from client_app.training import SGDSettings, train
 from common import protocol
-from common.config import load_config
 from common.errors import ProtocolError
 from common.models import build_model
 from common.params import ParameterVector
@@ -425,12 +422,10 @@ def test_a_client_that_does_not_deploy_the_global_model_says_nothing_of_it_and_r
 
 def deploying(config, num_clients=10):
     """The clients that register with a size of the global model."""
-    config = load_config(config)
 
     def registration(client):
-        site = simulated_site(config, client, num_clients)
-        trainer = Trainer(lambda seed: site, lambda run_name: config.results_path / run_name)
-        return protocol.decode_registration(trainer.register(protocol.encode_greeting("mlp")))
+        reply = trainer(config, client, num_clients).register(protocol.encode_greeting("mlp"))
+        return protocol.decode_registration(reply)
 
     return {client for client in range(num_clients) if registration(client).global_num_params}
 

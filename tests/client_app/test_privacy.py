@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from asking import ask, ask_globally, kept, new_process, random_theta, request, site, stored, theta_for, trainer
+from asking import ask, ask_globally, kept, random_theta, request, site, stored, theta_for, trainer
 from example_site.messages import request as site_request
 from example_site.messages import told
+from fresh_process import new_process
 from hypothesis import given
 from hypothesis import strategies as st
-from test_site_file import GLOBAL, TABLE, _imports_are_as_before, load, mistake_of  # noqa: F401
+from site_files import GLOBAL, TABLE, load, mistake_of
 
 from client_app.privacy import Ledger, Privacy, secret_normal, seeded_normal
-from client_app.resident import trainer_of
-from client_app.site_tools import check
+from client_app.resident.serving import trainer_of
+from client_app.site.tools import check
 from common import protocol
 from common.codec import decode, encode
 from common.config import load_config

@@ -12,7 +12,6 @@ from asking import (
     ask_to_finish,
     context_of,
     kept,
-    new_process,
     random_theta,
     request,
     site,
@@ -22,6 +21,7 @@ from asking import (
     trainer,
 )
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from fresh_process import new_process
 from torch.nn import functional
 
 from client_app.methods import METHODS

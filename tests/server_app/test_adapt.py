@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from fresh_process import new_process
 from in_process import InProcessGrid
 from test_checkpoint import network_of
 from test_strategies import key_of, lines_of, round_of, vector_of
 
-from client_app import site as site_module
-from client_app import trainer as trainer_module
 from client_app.app import app as honest
 from common import protocol
 from common.config import load_config
@@ -40,8 +39,7 @@ def _no_drawing(monkeypatch):
 @pytest.fixture(autouse=True)
 def _new_process():
     yield
-    trainer_module._trainer.cache_clear()
-    site_module._divided_dataset.cache_clear()
+    new_process()
 
 
 class Runs:

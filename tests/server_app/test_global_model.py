@@ -7,12 +7,11 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, Message
 from flwr.common.serde import recorddict_to_proto
+from fresh_process import new_process
 from in_process import InProcessGrid
 from reference import Reference, as_arrays, assert_same_adam_state, assert_same_values
 from test_strategies import ByHand, ChangingGrid, Played, Scripted, key_of, round_of, start, strategy_for, vector_of
 
-from client_app import site as site_module
-from client_app import trainer as trainer_module
 from client_app.app import app as honest
 from common import protocol
 from common.config import load_config
@@ -448,8 +447,7 @@ def test_a_group_that_nobody_asked_for_matters_to_no_other_kind_of_heads(small, 
 @pytest.fixture
 def _new_process():
     yield
-    trainer_module._trainer.cache_clear()
-    site_module._divided_dataset.cache_clear()
+    new_process()
 
 
 def registrations(played):

@@ -9,11 +9,11 @@ import pytest
 import torch
 from filelock import FileLock
 from flwr.app import Context, Message
+from fresh_process import new_process
 from in_process import InProcessGrid
 from test_strategies import NUM_CLIENTS, SIZES, ChangingGrid, Scripted, lines_of, timeless
 
 import client_app.app
-import client_app.trainer
 import server_app.app
 from common import protocol
 from common.config import load_config
@@ -54,7 +54,7 @@ class Federation:
                 raise Killed
             return client_app.app.app(message, context)
 
-        client_app.trainer._trainer.cache_clear()  # a restarted worker holds nothing
+        new_process()  # a restarted worker holds nothing
         grid = InProcessGrid(answer, CLIENTS, dict(config.to_dict()))
         try:
             server_app.app.serve(grid, config, simulated=True)

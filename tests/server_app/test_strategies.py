@@ -10,12 +10,11 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord
 from flwr.serverapp.strategy import Result
+from fresh_process import new_process
 from in_process import InProcessGrid
 
-from client_app import site as site_module
-from client_app import trainer as trainer_module
 from client_app.app import app as honest
-from client_app.site import simulated_site
+from client_app.site.simulated import simulated_site
 from client_app.training import evaluate
 from common import protocol
 from common.config import Config, load_config
@@ -45,8 +44,7 @@ def _no_drawing(monkeypatch):
 @pytest.fixture
 def _new_process():
     yield
-    trainer_module._trainer.cache_clear()
-    site_module._divided_dataset.cache_clear()
+    new_process()
 
 
 # Runs -------------------------------------------------------------------------------------------------------------
@@ -788,7 +786,7 @@ def test_the_same_seed_gives_the_same_lines_whatever_the_order_of_the_replies(ru
         torch.manual_seed(number)
         random.seed(number)
         runs.append(play(run_config, hold=hold, run_name=f"run-{number}", **settings))
-        trainer_module._trainer.cache_clear()
+        new_process()
     arrivals = [[(each.metadata.src_node_id, round_of(each)) for each in run.grid.received] for run in runs]
     assert arrivals[0] != arrivals[1] != arrivals[2]
     assert timeless(runs[0].lines) == timeless(runs[1].lines) == timeless(runs[2].lines)

@@ -18,14 +18,15 @@ from example_site.messages import told
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from in_process import InProcessGrid
 
-from client_app import relay, resident
 from client_app.app import app
-from client_app.relay import Address, TrainerError, ask
-from client_app.site_file import load_site
+from client_app.resident import relay, serving
+from client_app.resident.__main__ import main
+from client_app.resident.relay import Address, TrainerError, ask
+from client_app.site.private import load_site
 from common import protocol
 from common.errors import ProtocolError, UserError
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 PROJECT = HERE.parent.parent
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{PROJECT}{os.pathsep}{HERE}"}
 SECRET = bytes(range(32))
@@ -89,7 +90,7 @@ def _the_search_path_is_as_before():
 
 @pytest.fixture
 def in_process(tmp_path):
-    return resident.trainer_of(load_site(site_file(tmp_path)))
+    return serving.trainer_of(load_site(site_file(tmp_path)))
 
 
 def personal(in_process, **changes) -> RecordDict:
@@ -194,7 +195,7 @@ def test_sentences_for_users_are_passed_on_and_of_other_errors_nothing_but_that_
         def answer(message_type, content):
             raise error
 
-        return relay.unpack(resident._reply_to(relay.pack("evaluate", RecordDict()), answer))
+        return relay.unpack(serving._reply_to(relay.pack("evaluate", RecordDict()), answer))
 
     assert answer_of(UserError("The disk is full.")) == ("error", b"The disk is full.")
     assert answer_of(ProtocolError("malformed", "theta is missing")) == ("error", b"theta is missing")
@@ -308,8 +309,8 @@ def test_a_request_that_claims_more_bytes_than_allowed_is_dropped(trainer):
 def served_here(folder, answer):
     """`serve` in a thread."""
     end, ender = socket.socketpair()
-    with end, ender, resident._listening(folder / "socket") as listener:
-        thread = threading.Thread(target=resident.serve, args=(listener, SECRET, answer, end))
+    with end, ender, serving.listening(folder / "socket") as listener:
+        thread = threading.Thread(target=serving.serve, args=(listener, SECRET, answer, end))
         thread.start()
         try:
             yield
@@ -320,7 +321,7 @@ def served_here(folder, answer):
 
 
 def test_a_client_that_falls_silent_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(resident, "_PATIENCE", 1)
+    monkeypatch.setattr(serving, "_PATIENCE", 1)
     (tmp_path / "secret").write_bytes(SECRET)
     address = Address(str(tmp_path / "socket"), str(tmp_path / "secret"))
     with served_here(tmp_path, lambda message_type, content: content), raw_socket(address):
@@ -437,13 +438,13 @@ def test_arguments_that_cannot_work_are_told(tmp_path, capsys, prepare, words):
     (tmp_path / "secret").write_bytes(SECRET)
     prepare(tmp_path)
     arguments = ["--site", str(site_file(tmp_path)), "--socket", str(tmp_path / "socket")]
-    assert resident.main([*arguments, "--secret", str(tmp_path / "secret")]) == 2
+    assert main([*arguments, "--secret", str(tmp_path / "secret")]) == 2
     assert words in capsys.readouterr().err
 
 
 def test_a_second_trainer_at_one_socket_is_refused(trainer, tmp_path, capsys):
     arguments = ["--site", str(site_file(tmp_path)), "--socket", trainer.address.socket]
-    assert resident.main([*arguments, "--secret", trainer.address.secret]) == 2
+    assert main([*arguments, "--secret", trainer.address.secret]) == 2
     assert "Another trainer listens at" in capsys.readouterr().err
     assert still_answers(trainer)
 
@@ -458,7 +459,7 @@ def test_sigterm_while_it_waits_ends_it_and_handlers_are_as_before(tmp_path, cap
 
     thread, _ = in_thread(terminate_when_it_listens)
     arguments = ["--site", str(site_file(tmp_path)), "--socket", str(tmp_path / "socket")]
-    assert resident.main([*arguments, "--secret", str(tmp_path / "secret")]) == 0
+    assert main([*arguments, "--secret", str(tmp_path / "secret")]) == 0
     thread.join()
     assert capsys.readouterr().out.startswith("ready: K = ")
     assert not (tmp_path / "socket").exists()
@@ -486,7 +487,14 @@ print(sorted(name for name in sys.modules if name.partition(".")[0] in ("client_
 """
     command = [sys.executable, "-c", program]
     told = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=True).stdout
-    ours = ["client_app", "client_app.app", "client_app.relay", "common", "common.errors"]
+    ours = [
+        "client_app",
+        "client_app.app",
+        "client_app.resident",
+        "client_app.resident.relay",
+        "common",
+        "common.errors",
+    ]
     assert told.splitlines() == ["site-1", "[]", str(ours)]
 
 

@@ -1,6 +1,5 @@
 """A site's own Python, named in its YAML as `module:name`: importing it, calling it, and saying what went wrong."""
 
-import difflib
 import functools
 import importlib
 import inspect
@@ -14,11 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
+import client_app
+import common
 from common.errors import UserError
+from common.text import nearest
 
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
-_NOT_THE_SITES = tuple(str(Path(file).parent) for file in (torch.__file__, __file__, importlib.__file__))
+_NOT_THE_SITES = tuple(str(Path(str(package.__file__)).parent) for package in (torch, client_app, common, importlib))
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Factory:
                 raise UserError(f"{self.key}: there is no {name!r} in {where}{nearest(part, dir(target))}.")
             target = getattr(target, part)
         if not callable(target):
-            raise UserError(f"{self.key}: {self.name} is {a(target)}, but must be a function or a class.")
+            raise UserError(f"{self.key}: {self.name} is {kind_of(target)}, but must be a function or a class.")
         return target  # type: ignore[no-any-return]
 
     def _check_args(self, target: Callable[..., Any], *arguments: str) -> None:
@@ -99,12 +101,6 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}{where}"
 
 
-def a(value: object) -> str:
+def kind_of(value: object) -> str:
     """What kind of thing a value is."""
     return f"of type {type(value).__name__}"
-
-
-def nearest(word: str, known: list[str]) -> str:
-    """A hint at what may have been meant."""
-    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean {matches[0]!r}?" if matches else ""

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from client_app.factories import a, describe
 from client_app.samples import Samples, TensorSamples
+from client_app.site.factories import describe, kind_of
 from client_app.training import CountCorrect, Criterion, SGDSettings, argmax_correct, forward, train
 from common.errors import UserError
 from common.models import ImageShape
@@ -208,4 +208,4 @@ def structure(value: Any) -> str:
         return f"of type {type(value).__name__} ({', '.join(type(each).__name__ for each in value[:6])})"
     if isinstance(value, Tensor):
         return f"of type Tensor, {shapes(value)}"
-    return a(value)
+    return kind_of(value)

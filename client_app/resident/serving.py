@@ -1,11 +1,8 @@
-"""The resident trainer: one process a site that holds model, data and device memory between Flower's messages.
-
-    python -m client_app.resident --site site.yaml --socket trainer.sock --secret trainer.secret
+"""Serving a site's trainer at a socket, until the process is asked to end.
 
 It answers one request at a time, of ClientApps on the same machine which know the secret (`relay.py`).
 """
 
-import argparse
 import contextlib
 import os
 import select
@@ -14,14 +11,14 @@ import socket
 import struct
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from pathlib import Path
 
 from flwr.app import RecordDict
 
-from client_app import relay
-from client_app.site_file import PrivateSite, load_site
+from client_app.resident import relay
+from client_app.site.private import PrivateSite
 from client_app.trainer import Trainer
 from common.errors import ProtocolError, UserError
 
@@ -29,30 +26,6 @@ Answer = Callable[[str, RecordDict], RecordDict]
 
 _PATIENCE = 10  # seconds without a byte after which a client that has begun to speak is given up
 _WAITING = 64  # clients in line while a request is worked on
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point. Returns 0 when asked to end, 2 for a mistake in the site's file or the arguments."""
-    parser = argparse.ArgumentParser(prog="python -m client_app.resident", description="Hold a site's model and data.")
-    parser.add_argument("--site", type=Path, required=True, metavar="SITE.yaml")
-    parser.add_argument("--socket", type=Path, required=True, metavar="PATH", help="made at the start, for this user")
-    parser.add_argument("--secret", type=Path, required=True, metavar="FILE", help="random bytes, 16 or more")
-    options = parser.parse_args(arguments)
-    try:
-        secret = relay.read_secret(options.secret)
-        private = load_site(options.site)
-        site = private.for_seed()  # as what it registers; writes the client key when this is its first start
-        with _asked_to_end() as end, _listening(options.socket) as listener:
-            print(
-                f"ready: K = {site.personal.parameters.size:,}, {len(site.train):,} training samples, "
-                f"{len(site.test):,} test samples",
-                flush=True,
-            )
-            serve(listener, secret, trainer_of(private).answer, end)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
 
 
 def trainer_of(site: PrivateSite) -> Trainer:
@@ -108,7 +81,7 @@ def _accepted(listener: socket.socket) -> Iterator[Connection]:
 
 
 @contextlib.contextmanager
-def _listening(path: Path) -> Iterator[socket.socket]:
+def listening(path: Path) -> Iterator[socket.socket]:
     """A socket that this user alone can connect to; removed at the end."""
     with socket.socket(socket.AF_UNIX) as listener:
         _remove_stale(path)
@@ -142,7 +115,7 @@ def _remove_stale(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _asked_to_end() -> Iterator[socket.socket]:
+def asked_to_end() -> Iterator[socket.socket]:
     """A socket that can be read once SIGTERM or SIGINT has come, so that a request is never cut off."""
     reader, writer = socket.socketpair()
     with reader, writer:
@@ -159,7 +132,3 @@ def _asked_to_end() -> Iterator[socket.socket]:
 
 def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

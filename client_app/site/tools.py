@@ -1,21 +1,23 @@
 """What an operator does with a site beside running it: check it before anything is sent, take its trained model out."""
 
 import math
-import os
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from client_app.factories import describe, nearest
 from client_app.privacy import Ledger
-from client_app.site_file import PrivateSite, SiteFile, build_personal, load_site, read_site_file
-from client_app.trainer import PERSONAL_MODEL
+from client_app.site.factories import describe
+from client_app.site.private import PrivateSite, build_personal, load_site
+from client_app.site.site_file import SiteFile, read_site_file
+from client_app.store import PERSONAL_MODEL
 from common.config import RUN_NAME
 from common.errors import UserError
+from common.files import write_tensors
 from common.models import build_model
 from common.params import ParameterVector
+from common.text import nearest
 
 _CHUNK_SIZE = 3072  # the paper's N
 _UPLOADS = (1, 10, 100)  # numbers of uploads for which `check` says what they would cost
@@ -61,12 +63,10 @@ def export(path: Path, run_name: str, output: Path) -> None:
         raise UserError(
             f"{source} does not fit the model that {path} builds ({describe(error)}): was the model changed since?"
         ) from error
-    temporary = output.with_name(f"{output.name}.tmp")
     try:
-        torch.save(state, temporary)
-        os.replace(temporary, output)
-    except (OSError, RuntimeError) as error:  # RuntimeError: PyTorch's writer, for a folder that is not there
-        raise UserError(f"{output} cannot be written: {describe(error)}.") from error
+        write_tensors(output, state)
+    except OSError as error:
+        raise UserError(f"{output} cannot be written: {error.strerror or error}.") from error
 
 
 def _here(site: PrivateSite) -> list[str]:

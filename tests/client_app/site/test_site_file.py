@@ -1,9 +1,7 @@
 """A site that an operator brings: what its file may say, how every mistake is told, and how it trains."""
 
 import random
-import sys
 import uuid
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,59 +9,19 @@ import torch
 import yaml
 from example_site import nets
 from example_site.messages import request, told
+from site_files import GLOBAL, TABLE, TEXT, VISION, load, mistake_of, named, write
 from torch import nn
 from torch.nn import functional
 
-from client_app.resident import trainer_of
+from client_app.resident.serving import trainer_of
 from client_app.samples import DatasetSamples, TensorSamples
 from client_app.site import GeneratedModel
-from client_app.site_file import load_site
+from client_app.site.private import load_site
 from client_app.training import SGDSettings, evaluate, forward, train
 from common import protocol
 from common.errors import ProtocolError, UserError
 from common.models import build_model
 from common.params import ParameterVector
-
-TABLE = {
-    "model": {"factory": "example_site.nets:Table"},
-    "data": {"factory": "example_site.data:table"},
-    "state-dir": "state",
-    "client-key": "site-1",
-    "device": "cpu",
-}
-VISION = TABLE | {
-    "model": {"factory": "example_site.nets:vision"},
-    "data": {"factory": "example_site.data:images"},
-}
-TEXT = TABLE | {
-    "model": {"factory": "example_site.nets:Text"},
-    "data": {"factory": "example_site.data:text"},
-}
-GLOBAL = VISION | {"deploy-global": True, "input-shape": [3, 8, 8], "num-classes": 3}
-
-
-@pytest.fixture(autouse=True)
-def _imports_are_as_before():
-    path, modules = list(sys.path), set(sys.modules)
-    yield
-    sys.path[:] = path
-    for name in set(sys.modules) - modules:
-        if name in ("nets", "data", "private_module"):
-            del sys.modules[name]
-
-
-def write(folder: Path, content) -> Path:
-    path = folder / "site.yaml"
-    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
-    return path
-
-
-def load(folder, content=TABLE, **changes):
-    return load_site(write(folder, {key: value for key, value in (content | changes).items() if value is not None}))
-
-
-def named(name, **args):
-    return {"factory": f"example_site.{name}", "args": args}
 
 
 def ask(site, **changes):
@@ -71,12 +29,6 @@ def ask(site, **changes):
     reply = trainer_of(site).answer(protocol.PERSONAL, request(site, **changes))
     delta = protocol.decode_vectors(reply, {"delta": site.personal.parameters.size})["delta"]
     return protocol.decode_training_result(reply), delta
-
-
-def mistake_of(folder, content) -> str:
-    with pytest.raises(UserError) as error:
-        load_site(write(folder, content))
-    return str(error.value)
 
 
 # Mistakes
@@ -105,6 +57,9 @@ def mistake_of(folder, content) -> str:
         ({"seed": -1}, ["seed is -1, but must be a whole number from 0"]),
         ({"seed": True}, ["seed is True"]),
         ({"device": "gpu"}, ["device is 'gpu', but must be auto, cpu or cuda"]),
+        ({"methods": "lab.fed:Method"}, ["methods is 'lab.fed:Method', but must be a list", "package.module:Class"]),
+        ({"methods": ["mh-pfedhn"]}, ["methods is ['mh-pfedhn'], but must be a list"]),
+        ({"methods": [7]}, ["methods is [7], but must be a list"]),
     ],
 )
 def test_a_wrong_key_or_value_is_told_with_file_and_remedy(tmp_path, changes, words):
@@ -292,6 +247,7 @@ def test_a_random_client_key_is_made_at_the_first_start_and_kept(tmp_path):
     assert not (tmp_path / "state").exists()  # loading alone, as a check does it, leaves no trace
     key = site.for_seed().key
     assert str(uuid.UUID(key)) == key
+    assert (tmp_path / "state/client-key").stat().st_mode & 0o777 == 0o600  # who reads it can pass for this site
     assert load(tmp_path, **{"client-key": None}).for_seed(3).key == key
     (tmp_path / "other").mkdir()
     assert load(tmp_path / "other", **{"client-key": None}).for_seed().key != key
@@ -506,6 +462,17 @@ def test_registration_tells_what_the_file_says_and_nothing_else(tmp_path):
             "group": "a1",
         }
     }
+
+
+def test_a_real_site_takes_part_in_what_its_file_says(tmp_path):
+    site = load(tmp_path).for_seed()
+    assert (site.foreign_methods, site.deploys_global) == (frozenset(), False)
+    assert site.num_params == sum(parameter.numel() for parameter in nets.Table().parameters())
+    assert site.is_among(0.0, 3, "gd-fraction")  # no draw decides for it
+    assert load(tmp_path, GLOBAL).for_seed().deploys_global
+    names = ["lab.fed:Method", "other:Outer.Inner"]
+    assert load(tmp_path, methods=names).for_seed().foreign_methods == set(names)
+    assert load(tmp_path, methods=[]).file.methods == ()
 
 
 def global_round(site, **changes):

@@ -1,7 +1,6 @@
 """Checking a site offline, taking its model out, and the example site that a reader starts from."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,24 +9,15 @@ import yaml
 from example_site import nets
 from example_site.messages import request
 
-from client_app.resident import trainer_of
-from client_app.site_file import load_site
-from client_app.site_tools import check, export
+from client_app.resident.serving import trainer_of
+from client_app.site.private import load_site
+from client_app.site.tools import check, export
 from common import protocol
 from common.errors import UserError
 from common.models import build_model
 from common.params import ParameterVector
 
-EXAMPLE = Path(__file__).parent.parent.parent / "examples/site"
-
-
-@pytest.fixture(autouse=True)
-def _imports_are_as_before():
-    path = list(sys.path)
-    yield
-    sys.path[:] = path
-    for name in ("nets", "data"):
-        sys.modules.pop(name, None)
+EXAMPLE = Path(__file__).parents[3] / "examples/site"
 
 
 def site_file(folder: Path, **changes) -> Path:
