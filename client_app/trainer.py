@@ -17,7 +17,7 @@ from client_app.methods.base import ClientMethod, Outcome, Task
 from client_app.privacy import Ledger, secret_normal, seeded_normal
 from client_app.site import Site
 from client_app.site.simulated import simulated_site
-from client_app.store import ClientStore
+from client_app.store import PERSONAL_MODEL, ClientStore
 from client_app.training import all_finite, evaluate
 from common import protocol
 from common.arrays import Arrays, decode_arrays
@@ -29,7 +29,6 @@ from common.methods import built_in, find_client
 from common.protocol import PrivacySpent, Registration, Result
 from common.settings import Compressed
 
-PERSONAL_MODEL = "personal-model"  # name in the client's store
 _DEPLOY = "deploy"  # the exchange that does nothing but deploy
 
 

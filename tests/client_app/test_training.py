@@ -1,6 +1,7 @@
 """Local training and testing against loops written out by hand."""
 
 import random
+import weakref
 
 import numpy as np
 import pytest
@@ -343,17 +344,44 @@ def test_images_keep_their_device_and_come_channels_last():
     assert images.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_evaluation_uses_the_loss_and_the_count_that_it_is_given():
-    samples, model = samples_of(300), small_model()
-    seen = []
+@pytest.mark.parametrize("as_count", [int, torch.tensor])
+def test_evaluation_adds_up_the_losses_and_counts_that_it_is_given_by_samples(as_count):
+    result = evaluate(
+        small_model(),
+        samples_of(600),
+        lambda outputs, targets: torch.tensor({256: 2.0, 88: 5.0}[len(targets)]),
+        lambda outputs, targets: as_count(len(targets) // 2),
+    )
+    assert (result.correct, result.total) == (300, 600)
+    assert result.loss == pytest.approx((512 * 2.0 + 88 * 5.0) / 600, rel=1e-12)
 
-    def count(outputs, targets):
-        seen.append(len(targets))
-        return torch.tensor(17)
 
-    result = evaluate(model, samples, lambda outputs, targets: outputs.sum() * 0 + 2.5, count)
-    assert (result.correct, result.total, result.loss) == (17, 300, 2.5)
-    assert seen == [300]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_loss_of_a_single_batch_is_that_of_the_criterion_to_the_last_bit(dtype):
+    for count in (1, 3, 49, 113, 255, 256):
+        value = torch.rand((), generator=generator(count), dtype=torch.float64).to(dtype)
+        assert evaluate(small_model(), samples_of(count), lambda outputs, targets, loss=value: loss).loss == float(
+            value
+        )
+
+
+def test_a_loss_that_is_not_finite_is_told_as_it_is():
+    losses = iter([float("inf"), 1.0])
+    assert evaluate(small_model(), samples_of(300), lambda outputs, targets: torch.tensor(next(losses))).loss == float(
+        "inf"
+    )
+
+
+def test_evaluation_holds_the_outputs_of_one_batch_at_a_time():
+    held, alive = [], []
+
+    def loss(outputs, targets):
+        held.append(weakref.ref(outputs))
+        alive.append(sum(each() is not None for each in held))
+        return functional.cross_entropy(outputs, targets)
+
+    evaluate(small_model(), samples_of(900), loss)
+    assert alive == [1, 1, 1, 1]
 
 
 def test_values_are_finite_only_if_all_are():

@@ -1,4 +1,4 @@
-"""What of a model is generated and what stays with the client, and which data and model a simulated client has."""
+"""What of a model is generated and what stays with the client, and rounds with layers that are kept or frozen."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,6 @@ from asking import (
     ask_to_evaluate,
     ask_to_finish,
     kept,
-    random_theta,
     request,
     site,
     stored,
@@ -22,10 +21,8 @@ from fresh_process import new_process
 from torch import nn
 
 from client_app.site import GeneratedModel
-from client_app.site.simulated import simulated_site
 from client_app.training import SGDSettings, evaluate, train
 from common import protocol
-from common.config import load_config
 from common.errors import UserError
 from common.models import build_model
 from common.params import ParameterVector
@@ -261,73 +258,3 @@ def test_no_byte_of_a_kept_layer_is_in_any_reply(run_config):
                     value.tobytes() in message for value in np.split(tensor.flatten().numpy(), tensor.numel() // 4)
                 )
     assert [protocol.payload_bytes(reply) for reply in replies] == [0, *[4 * (LENET - OUTPUT) + 128] * 2, 0, 0]
-
-
-# Simulated clients
-
-
-def samples(config, client, num_nodes):
-    fresh = simulated_site(load_config(config), client, num_nodes)
-    return fresh.train.images, fresh.train.labels, fresh.test.images, fresh.test.labels
-
-
-@pytest.mark.parametrize("partition", ["non-iid-1", "non-iid-2"])
-def test_a_client_has_the_same_data_in_training_and_when_others_are_adapted_to(run_config, partition):
-    before = run_config | {"num-clients": 5, "held-out": 2, "partition": partition, "dirichlet-alpha": 100.0}
-    adapting = before | {"mode": "adapt", "resume": "before"}
-    undivided = before | {"held-out": 0}
-    for client in range(3):
-        data = samples(before, client, 3)
-        assert all(map(torch.equal, data, samples(adapting, client, 5)))
-        assert all(map(torch.equal, data, samples(undivided, client, 5)))
-    everybody = [samples(adapting, client, 5) for client in range(5)]
-    assert sum(len(labels) + len(test) for _, labels, _, test in everybody) == 160
-    assert not torch.equal(
-        samples(before, 0, 3)[0], samples(run_config | {"partition": partition, "dirichlet-alpha": 100.0}, 0, 3)[0]
-    )
-
-
-def sizes(config, num_nodes):
-    return [
-        simulated_site(load_config(config), client, num_nodes).personal.parameters.size for client in range(num_nodes)
-    ]
-
-
-def test_held_out_clients_have_the_models_set_for_them_or_go_on_with_those_of_all(run_config):
-    size = {name: ParameterVector(build_model(name, SHAPE, CLASSES, seed=0)).size for name in ("lenet", "mlp", "vgg8")}
-    lenet, mlp, vgg8 = size["lenet"], size["mlp"], size["vgg8"]
-    config = run_config | {"num-clients": 5, "held-out": 2}
-    adapting = {"mode": "adapt", "resume": "before"}
-    assert sizes(config, 3) == [lenet, mlp, lenet]
-    assert sizes(config | adapting, 5) == [lenet, mlp, lenet, mlp, lenet]
-    other = config | {"held-out-models": "vgg8"}
-    assert sizes(other, 3) == [lenet, mlp, lenet]
-    assert sizes(other | adapting, 5) == [lenet, mlp, lenet, vgg8, vgg8]
-    assert sizes(config | adapting | {"held-out-models": "mlp,vgg8"}, 5) == [lenet, mlp, lenet, mlp, vgg8]
-
-
-def groups(config, count=4):
-    greeting = protocol.encode_greeting()
-    replies = [trainer(config, client).register(greeting) for client in range(count)]
-    return [protocol.decode_registration(reply).group for reply in replies]
-
-
-def test_clients_of_one_architecture_send_one_label_that_does_not_name_it(run_config):
-    by_architecture = run_config | {"heads": "by-architecture", "models": "lenet,mlp"}
-    lenet, mlp, other_lenet, other_mlp = groups(by_architecture)
-    assert lenet == other_lenet != mlp == other_mlp
-    assert not {"lenet", "mlp"} & {lenet, mlp}
-    new_process()
-    assert groups(by_architecture) == [lenet, mlp, lenet, mlp]
-    assert groups(by_architecture | {"seed": 1})[0] != lenet  # nobody can tell it from another run
-    variant = groups(by_architecture | {"models": "lenet,lenet/keep-output"})
-    assert variant[0] == lenet != variant[1]
-    assert groups(run_config) == [""] * 4
-
-
-def test_personal_and_global_model_of_one_architecture_are_two_models(run_config):
-    fresh = site(run_config)
-    assert fresh.global_model("lenet").model is not fresh.personal.model
-    assert fresh.global_model("lenet") is fresh.global_model("lenet")  # built once
-    fresh.global_model("lenet").load(random_theta(LENET), True, {})
-    assert torch.equal(fresh.personal.parameters.read(), fresh.personal.anchor)

@@ -57,6 +57,9 @@ def ask(site, **changes):
         ({"seed": -1}, ["seed is -1, but must be a whole number from 0"]),
         ({"seed": True}, ["seed is True"]),
         ({"device": "gpu"}, ["device is 'gpu', but must be auto, cpu or cuda"]),
+        ({"methods": "lab.fed:Method"}, ["methods is 'lab.fed:Method', but must be a list", "package.module:Class"]),
+        ({"methods": ["mh-pfedhn"]}, ["methods is ['mh-pfedhn'], but must be a list"]),
+        ({"methods": [7]}, ["methods is [7], but must be a list"]),
     ],
 )
 def test_a_wrong_key_or_value_is_told_with_file_and_remedy(tmp_path, changes, words):
@@ -244,6 +247,7 @@ def test_a_random_client_key_is_made_at_the_first_start_and_kept(tmp_path):
     assert not (tmp_path / "state").exists()  # loading alone, as a check does it, leaves no trace
     key = site.for_seed().key
     assert str(uuid.UUID(key)) == key
+    assert (tmp_path / "state/client-key").stat().st_mode & 0o777 == 0o600  # who reads it can pass for this site
     assert load(tmp_path, **{"client-key": None}).for_seed(3).key == key
     (tmp_path / "other").mkdir()
     assert load(tmp_path / "other", **{"client-key": None}).for_seed().key != key
@@ -458,6 +462,17 @@ def test_registration_tells_what_the_file_says_and_nothing_else(tmp_path):
             "group": "a1",
         }
     }
+
+
+def test_a_real_site_takes_part_in_what_its_file_says(tmp_path):
+    site = load(tmp_path).for_seed()
+    assert (site.foreign_methods, site.deploys_global) == (frozenset(), False)
+    assert site.num_params == sum(parameter.numel() for parameter in nets.Table().parameters())
+    assert site.is_among(0.0, 3, "gd-fraction")  # no draw decides for it
+    assert load(tmp_path, GLOBAL).for_seed().deploys_global
+    names = ["lab.fed:Method", "other:Outer.Inner"]
+    assert load(tmp_path, methods=names).for_seed().foreign_methods == set(names)
+    assert load(tmp_path, methods=[]).file.methods == ()
 
 
 def global_round(site, **changes):
