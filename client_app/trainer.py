@@ -18,7 +18,7 @@ from client_app.privacy import Ledger, secret_normal, seeded_normal
 from client_app.site import Site
 from client_app.site.simulated import simulated_site
 from client_app.store import PERSONAL_MODEL, ClientStore
-from client_app.training import all_finite, evaluate
+from client_app.training import all_finite
 from common import protocol
 from common.arrays import Arrays, decode_arrays
 from common.codec import decode, encode, lossless
@@ -90,12 +90,9 @@ class Trainer:
     def _deploy(self, method: ClientMethod, task: Task) -> Evaluation | None:
         """Have the model loaded; keep it where the run is over, test it where that is asked."""
         method.load(task)
-        site = task.site
         if task.instructions.final:
-            task.store.export(PERSONAL_MODEL, dict(site.personal.model.state_dict()))
-        if not task.instructions.test:
-            return None
-        return evaluate(site.personal.model, site.test, site.loss, site.correct)
+            task.store.export(PERSONAL_MODEL, dict(task.site.personal.model.state_dict()))
+        return method.test(task) if task.instructions.test else None
 
     def _store(self, instructions: protocol.Instructions) -> ClientStore:
         previous = self._folder_of(instructions.previous_run) if instructions.previous_run else None
