@@ -133,6 +133,15 @@ def parse(arguments: list[str], where: str) -> Any:
             pytest.fail(f"{where}: mh-pfedhn does not take {shlex.join(arguments)!r}")
 
 
+def check(arguments: list[str], where: str) -> Any:
+    """Parse arguments of mh-pfedhn and, of a run, the settings that they give."""
+    options = parse(arguments, where)
+    if arguments[0] == "run":
+        overrides = parse_overrides([item for group in options.overrides for item in group])
+        load_config(overrides | ({"profile": options.profile} if options.profile else {}))
+    return options
+
+
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Write the YAML files that a page shows into the working folder, beside the examples; return their names."""
@@ -154,10 +163,7 @@ def test_every_command_line_of_ours_is_taken_with_its_profile_and_keys(page, wri
     for words in commands(page):
         if Path(words[0]).name != "mh-pfedhn":
             continue
-        options = parse(words[1:], page.name)
-        if words[1] == "run":
-            overrides = parse_overrides([item for group in options.overrides for item in group])
-            load_config(overrides | ({"profile": options.profile} if options.profile else {}))
+        options = check(words[1:], page.name)
         if words[1] == "site":
             assert options.site.exists(), f"{page.name}: {options.site} is neither there nor shown before"
 
@@ -169,7 +175,7 @@ def test_every_command_in_a_sentence_is_one_of_ours(page):
         if words and all(re.fullmatch("[a-z]+", word) for word in words[1:]):
             parse([*words[1:], "--help"], page.name)  # only a command's name, without what it needs
         elif words:
-            parse(words[1:], page.name)
+            check(words[1:], page.name)
 
 
 @ALL_PAGES
