@@ -148,6 +148,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def write(page: Path) -> set[str]:
         monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(str(ROOT / "tests" / "e2e" / "plugin"))  # what adding-a-method.md builds
         (tmp_path / "examples").symlink_to(ROOT / "examples")
         for name, content in blocks(page, "yaml"):
             if name:
