@@ -35,7 +35,6 @@ from common.models import build_model
 from common.params import ParameterVector
 from common.schema import Vector
 
-
 # A model of which a part is generated
 
 
