@@ -95,7 +95,7 @@ class Ledger:
         if privacy.max_epsilon < math.inf and self.spent(privacy, more).epsilon > privacy.max_epsilon:
             raise ProtocolError(
                 "privacy-budget",
-                f"this client's privacy budget is spent: one more upload would bring epsilon to "
+                f"this client's privacy budget is spent: uploading {more} more would bring epsilon to "
                 f"{self.spent(privacy, more).epsilon:.4g}, above its max-epsilon of {privacy.max_epsilon:g}",
             )
 

@@ -389,7 +389,7 @@ def test_nothing_is_tested_that_the_server_does_not_ask_to_test(run_config, tmp_
     without_test_samples = replace(site(run_config), test=None)
     own = Trainer(lambda seed: without_test_samples, lambda run_name: tmp_path / run_name)
     assert protocol.decode_result(handled(own, request(theta, **kind))).evaluation is None
-    with pytest.raises(TypeError):
+    with pytest.raises(AttributeError, match="NoneType"):
         handled(own, request(theta, test=True, **kind))
 
 
