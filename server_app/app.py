@@ -119,7 +119,9 @@ def _check_same(config: Config, start: Checkpoint, simulated: bool) -> None:
     when = {"always"} | ({"training"} if config.mode == "train" else set()) | ({"simulation"} if simulated else set())
     settings = config.to_dict()
     for key, option in (RUN_OPTIONS | config.halves.options).items():
-        then, now = start.config.get(key), settings[key]
+        if key not in start.config:
+            continue  # mode adapt may take another method's run, and finds out itself whether that holds what it needs
+        then, now = start.config[key], settings[key]
         if option.rule.fixed in when and then != now:
             raise UserError(f"{key} is {now!r}, but {start.path} was trained with {then!r}: use the same.")
     if simulated and config.run_name != start.config["run-name"]:

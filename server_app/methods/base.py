@@ -104,7 +104,10 @@ class Method(ABC):
 
     @abstractmethod
     def deploy(self, clients: Sequence[Client]) -> Exchanges:
-        """What gives clients the weights that they are to use: for tests, and at the end of a run. Changes nothing."""
+        """What gives clients the weights that they are to use: for tests, and at the end of a run. Changes nothing.
+
+        It may be played between two exchanges of a round: what belongs to one of them stays in local variables.
+        """
 
     @property
     def tests_on_arrival(self) -> bool:

@@ -73,7 +73,7 @@ class Mailroom:
                 replies[key] = Reply(arrays, result.num_examples or 0)
                 if result.evaluation and occasion.test and exchange.deploys:
                     tests[key] = result.evaluation
-                self._note(key, result, exchange)
+                self._note(key, result, exchange, occasion)
         self._owed.add(trip)
         # Sorted, so that the result does not depend on which reply came first.
         return Replies({key: replies[key] for key in sorted(replies, key=natural_order)}), tests
@@ -115,8 +115,7 @@ class Mailroom:
         """A reply that is all that the exchange asked for. Raises ProtocolError."""
         self._log.record.bytes_up += payload_bytes(content)
         result = protocol.decode_result(content)
-        trains = exchange.losses and occasion.message_type == protocol.TRAIN
-        if trains and (result.train_loss is None or result.num_examples is None):
+        if _trains(exchange, occasion) and (result.train_loss is None or result.num_examples is None):
             raise ProtocolError("malformed", "the reply to a training exchange holds num-examples and train-loss")
         if occasion.message_type == protocol.DEPLOY and exchange.deploys and occasion.test and not result.evaluation:
             raise ProtocolError("malformed", "the reply to a test holds correct, total and loss")
@@ -132,11 +131,15 @@ class Mailroom:
         if norm > self._max_norm:
             raise ProtocolError("huge-norm", f"{name!r} has norm {norm:.3g}, above max-delta-norm ({self._max_norm:g})")
 
-    def _note(self, key: str, result: Result, exchange: Exchange) -> None:
+    def _note(self, key: str, result: Result, exchange: Exchange, occasion: Occasion) -> None:
         record = self._log.record
-        if result.train_loss is not None and result.num_examples is not None and exchange.losses:
+        if _trains(exchange, occasion) and result.train_loss is not None and result.num_examples is not None:
             extra = record.extra_losses
             losses = record.train_losses if exchange.losses == "train" else extra.setdefault(exchange.losses, {})
             losses[key] = (result.train_loss, result.num_examples)
         if result.privacy:
             record.privacy[key] = (result.privacy.epsilon, result.privacy.delta)
+
+
+def _trains(exchange: Exchange, occasion: Occasion) -> bool:
+    return bool(exchange.losses) and occasion.message_type == protocol.TRAIN

@@ -140,10 +140,6 @@ class RoundTrip:
         self._nodes: dict[str, int] = {}  # client key -> the node that was asked
         self.unanswered: dict[str, OpenRequest] = {}  # by client; complete once all replies have been taken
 
-    def client_of(self, reply: Message) -> str:
-        """Key of the client that a reply is from: the one that was asked, whatever the reply says."""
-        return self._asked[reply.metadata.reply_to_message_id]
-
     def reject(self, client: str, reason: str, detail: str) -> None:
         """Count a client's reply as bad: it does not count towards the quorum."""
         self._rejected.add(client)
@@ -166,6 +162,7 @@ class RoundTrip:
                 waiting[identifiers[0]] = self._asked[identifiers[0]] = client
             else:
                 self.reject(client, "not-sent", "Flower refused the message: the node is gone or the message too large")
+            del request  # the last one too, before the long wait
         arrived: set[str] = set()
         while waiting:
             messages = deque(self._grid.pull_messages(list(waiting)))

@@ -10,37 +10,37 @@ from pathlib import Path
 
 import pytest
 import torch
-from fresh_process import new_process
 from in_process import InProcessGrid
-from server_app.strategies.distill import GLOBAL_KEY
-from test_checkpoint import network_of
-from test_strategies import key_of, lines_of, round_of, vector_of
+from playing import (
+    EVALUATE,
+    FINISH,
+    GLOBAL,
+    KEEP_TEACHER,
+    PERSONAL,
+    REGISTER,
+    answered_by,
+    array_of,
+    honest,
+    key_of,
+    kind_of,
+    lines_of,
+    network_of,
+    round_of,
+    settings_for,
+)
 
-from client_app.app import app as honest
-from common import protocol
 from common.config import load_config
 from common.errors import UserError
-from common.protocol import THETA
+from common.protocol import TEACHER_ROUND, THETA
 from server_app import checkpoint
 from server_app.app import serve
 from server_app.hypernetwork import HyperNetwork
-from server_app.results import tracking
+from server_app.methods.mh_pfedhn_g import GLOBAL_KEY
 
 KNOWN = ("0", "1", "2")  # resnet10, mlp, resnet10
 NEW = "3"  # mlp, unless a test says otherwise
 
-pytestmark = pytest.mark.usefixtures("clock")
-
-
-@pytest.fixture(autouse=True)
-def _no_drawing(monkeypatch):
-    monkeypatch.setattr(tracking, "write_report", lambda folder: None)
-
-
-@pytest.fixture(autouse=True)
-def _new_process():
-    yield
-    new_process()
+pytestmark = pytest.mark.usefixtures("clock", "_no_drawing", "_new_process")
 
 
 class Runs:
@@ -53,8 +53,7 @@ class Runs:
 
     def run(self, simulated=True, **overrides):
         """Serve a run; return its folder and the grid. Overrides are config keys with underscores."""
-        settings = {"run-name": next(self.names)} | self.settings
-        settings |= {key.replace("_", "-"): value for key, value in overrides.items()}
+        settings = settings_for({"run-name": next(self.names)} | self.settings, **overrides)
         config = load_config(settings)
         grid = InProcessGrid(honest, config.num_nodes, settings)
         serve(grid, config, simulated=simulated)
@@ -130,19 +129,15 @@ def rows_moved(before, after):
 
 
 def kinds_sent(grid, key):
-    return [message.metadata.message_type for message in grid.sent if key_of(message.metadata.dst_node_id) == key]
+    return [kind_of(message) for message in grid.sent if key_of(message.metadata.dst_node_id) == key]
 
 
 def sent(grid, kind):
     return [
         (round_of(message), key_of(message.metadata.dst_node_id), message)
         for message in grid.sent
-        if message.metadata.message_type == kind
+        if kind_of(message) == kind
     ]
-
-
-def told(message):
-    return protocol.decode_instructions(message.content)
 
 
 # What moves -------------------------------------------------------------------------------------------------------
@@ -221,8 +216,8 @@ def test_an_adapted_run_can_be_adapted_once_more(runs):
 def test_known_clients_are_only_tested(runs):
     adapted, grid = runs.adapt(runs.train(), num_rounds=3)
     for key in KNOWN:
-        assert kinds_sent(grid, key) == [protocol.REGISTER, *[protocol.EVALUATE] * 2, protocol.FINISH]
-    assert kinds_sent(grid, NEW) == [protocol.REGISTER, *[protocol.PERSONAL] * 3, protocol.FINISH]
+        assert kinds_sent(grid, key) == [REGISTER, *[EVALUATE] * 2, FINISH]
+    assert kinds_sent(grid, NEW) == [REGISTER, *[PERSONAL] * 3, FINISH]
     for line in lines_of(adapted):
         assert line["client-train-loss"].keys() == {NEW}
         assert line["client-accuracy"].keys() == {*KNOWN, NEW}
@@ -238,7 +233,7 @@ def test_known_clients_are_as_good_as_they_were_at_the_end_of_training_bit_for_b
         assert {key: line["client-accuracy"][key] for key in KNOWN} == last
     assert len({line["accuracy-known"] for line in lines_of(adapted)}) == 1
     # Losses tell more than a few dozen answers that are right or wrong.
-    finish = [message for message in grid.received if message.metadata.message_type == protocol.FINISH]
+    finish = [message for message in grid.received if kind_of(answered_by(grid, message)) == FINISH]
     for message in finish:
         key = key_of(message.metadata.src_node_id)
         if key in KNOWN:
@@ -272,7 +267,7 @@ def test_the_table_and_the_lines_tell_known_clients_from_new_ones(runs):
 def test_participation_counts_the_new_clients(runs):
     overrides = {"held_out": 2}
     _, grid = runs.adapt(runs.train(**overrides), **overrides, participation=0.5, num_rounds=4)
-    cohorts = [key for _, key, _ in sent(grid, protocol.PERSONAL)]
+    cohorts = [key for _, key, _ in sent(grid, PERSONAL)]
     assert len(cohorts) == 4
     assert set(cohorts) == {"2", "3"}
 
@@ -288,18 +283,22 @@ def test_w_g_goes_to_every_new_client_once_and_is_the_teacher_of_all_rounds(runs
     assert len(assert_unmoved(before, after)) == 2  # v_g among what did not move
     (w_g,) = before.generate([GLOBAL_KEY])
     first = {}
-    for server_round, key, _ in sent(grid, protocol.PERSONAL):
+    for server_round, key, _ in sent(grid, PERSONAL):
         first.setdefault(key, server_round)
     assert first.keys() == {"2", "3"}
-    assert {key: server_round for server_round, key, _ in sent(grid, protocol.GLOBAL)} == first
-    assert len(sent(grid, protocol.GLOBAL)) == 2
-    for _, _, message in sent(grid, protocol.GLOBAL):
-        assert told(message).local_epochs == 0
-        assert torch.equal(vector_of(message, THETA), w_g)
-    replies = [message for message in grid.received if message.metadata.message_type == protocol.GLOBAL]
+    assert sent(grid, GLOBAL) == []  # nobody trains it
+    assert {key: server_round for server_round, key, _ in sent(grid, KEEP_TEACHER)} == first
+    assert len(sent(grid, KEEP_TEACHER)) == 2
+    for _, _, message in sent(grid, KEEP_TEACHER):
+        assert torch.equal(array_of(message, THETA), w_g)
+    replies = [message for message in grid.received if kind_of(answered_by(grid, message)) == KEEP_TEACHER]
+    assert len(replies) == 2
     assert all(list(reply.content.array_records) == [] for reply in replies)
-    personal = sent(grid, protocol.PERSONAL)
-    assert [told(message).teacher_round for _, _, message in personal] == [first[key] for _, key, _ in personal]
+    assert all(dict(reply.content["metrics"]) == {} for reply in replies)
+    personal = sent(grid, PERSONAL)
+    assert [int(array_of(message, TEACHER_ROUND)) for _, _, message in personal] == [
+        first[key] for _, key, _ in personal
+    ]
     assert all(line["failures"] == {} for line in lines_of(adapted))
     assert not any("global-loss" in line for line in lines_of(adapted))
 
@@ -316,8 +315,8 @@ def test_without_distillation_w_g_is_not_sent(runs):
     settings = {"method": "mh-pfedhn-g", "models": "mlp,lenet"}
     folder = runs.train(**settings)
     adapted, grid = runs.adapt(folder, **settings)
-    assert sent(grid, protocol.GLOBAL) == []
-    assert all(told(message).teacher_round == 0 for _, _, message in sent(grid, protocol.PERSONAL))
+    assert sent(grid, GLOBAL) == sent(grid, KEEP_TEACHER) == []
+    assert all(list(message.content["arrays"]) == [THETA] for _, _, message in sent(grid, PERSONAL))
     assert len(assert_unmoved(network(folder), network(adapted))) == 1
 
 
@@ -341,11 +340,21 @@ def test_a_checkpoint_without_a_global_model_cannot_start_gd(runs):
         ("max-samples-per-class", 30, "0"),
         ("keep-local", "*.bias", "''"),
         ("freeze", "0.*", "''"),
+        ("hidden-dim", 8, "12"),
+        ("hidden-layers", 2, "3"),
+        ("chunk-size", 1024, "2048"),
+        ("embedding-dim", 8, "4"),
     ],
 )
 def test_what_changes_the_meaning_of_the_weights_must_be_as_it_was(runs, key, value, then):
     with pytest.raises(UserError, match=rf"^{key} is .*, but .*round-000002\.pt was trained with {then}: use the same"):
         runs.adapt(runs.train(), **{key: value})
+
+
+def test_a_run_of_another_method_holds_no_hypernetwork(runs):
+    """What only this method's settings fix says nothing of a run that did not have them."""
+    with pytest.raises(UserError, match=r"round-000002\.pt does not hold a hypernetwork: "):
+        runs.adapt(runs.train(method="fedavg"))
 
 
 def test_seed_and_anchor_must_be_as_they_were_in_a_deployment_too(runs):
@@ -362,7 +371,7 @@ def test_without_a_new_client_there_is_nobody_to_adapt_to(runs):
 
 @pytest.mark.parametrize("method", ["fedavg", "local"])
 def test_methods_without_a_hypernetwork_cannot_adapt(runs, method):
-    with pytest.raises(UserError, match=f"method '{method}' has no hypernetwork"):
+    with pytest.raises(UserError, match=f"method '{method}' has nothing frozen that could adapt"):
         runs.adapt(runs.train(), method=method)
 
 

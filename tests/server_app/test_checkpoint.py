@@ -6,46 +6,20 @@ import resource
 
 import pytest
 import torch
-from in_process import InProcessGrid
+from playing import assert_same_network, changed, files, method_of, network_of
 from reference import CHUNK, CLIENTS, build, random_deltas
-from server_app.strategies import Run, hypernet
-from test_strategies import SIZES, Scripted, assert_same_network, play
 
-from common.config import load_config
 from common.errors import UserError
 from server_app import checkpoint
-from server_app.app import serve
 from server_app.optim import HyperNetworkOptimizer
-from server_app.results import tracking
 
 GROUPS = {"five": "a", "five-too": "b", "two": "a"}
-LOOP = {"clients": [["five", 33, 0, "a"]], "generators": {}, "waiting": {"round": 7}, "best-accuracy": 0.25}
+LOOP = {"clients": [["five", 33, {"group": "a"}]], "generators": {}, "waiting": {"round": 7}, "best-accuracy": 0.25}
 CONFIG = {"run-name": "run", "method": "mh-pfedhn", "seed": 0, "hn-lr": 0.1, "anchor": True, "models": "lenet,mlp"}
 
 
-@pytest.fixture(autouse=True)
-def _no_drawing(monkeypatch):
-    monkeypatch.setattr(tracking, "write_report", lambda folder: None)
-
-
-def strategy_of(hn=None, optimizer=None):
-    """A method that has learned nothing, or this network."""
-    config = load_config({"method": "mh-pfedhn", "dataset": "npz", "device": "cpu"})
-    strategy = hypernet.HyperNetStrategy(Run(config, None, str))
-    if hn:
-        strategy.hn, strategy.optimizer = hn, optimizer or HyperNetworkOptimizer(hn)
-    return strategy
-
-
 def save(run_dir, server_round, hn, optimizer=None):
-    return checkpoint.save(run_dir, server_round, CONFIG, LOOP, strategy_of(hn, optimizer).state())
-
-
-def network_of(found):
-    """The network that a run would go on with."""
-    strategy = strategy_of()
-    strategy.load_state(found.method)
-    return strategy.hn
+    return checkpoint.save(run_dir, server_round, CONFIG, LOOP, method_of(hn, optimizer).state())
 
 
 def trained(heads="by-tau", **options):
@@ -57,10 +31,6 @@ def trained_with(heads="by-tau", **options):
     optimizer = HyperNetworkOptimizer(hn, lr=0.1)
     optimizer.apply(random_deltas(CLIENTS, seed=0))
     return hn, optimizer
-
-
-def files(run_dir):
-    return sorted(path.name for path in (run_dir / "checkpoints").iterdir())
 
 
 # Round trip -------------------------------------------------------------------------------------------------------
@@ -177,22 +147,6 @@ def test_a_disk_that_fills_up_half_way_is_an_os_error(tmp_path):
 # What is refused --------------------------------------------------------------------------------------------------
 
 
-def changed(path, change):
-    content = torch.load(path, weights_only=True)
-    change(content)
-    torch.save(content, path)
-
-
-def other_shape(content):
-    network = content["method"]["network"]
-    name = next(iter(network))
-    network[name] = network[name][:1]
-
-
-def lost_member(content):
-    content["method"]["members"].pop()
-
-
 def altered(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -208,20 +162,6 @@ DAMAGE = {
     "altered": altered,
     "lost loop": lambda path: changed(path, lambda content: content.pop("loop")),
     "lost method": lambda path: changed(path, lambda content: content.pop("method")),
-}
-MISFITS = {
-    "other shape": other_shape,
-    "lost member": lost_member,
-    "lost settings": lambda content: content["method"].pop("settings"),
-    "unknown heads": lambda content: content["method"]["settings"].update(heads="by-size"),
-    "no method": lambda content: content.update(method=[]),
-}
-LOOP_MISFITS = {
-    "lost generators": lambda content: content["loop"].pop("generators"),
-    "lost round": lambda content: content["loop"].update(waiting=None),
-    "lost moments": lambda content: content["method"].pop("adam"),
-    "moments of others": lambda content: content["method"]["adam"].update(other={}),
-    "no loop": lambda content: content.update(loop=[]),
 }
 
 
@@ -283,11 +223,11 @@ def test_the_best_alone_is_no_checkpoint_to_go_on_from(tmp_path):
     assert not checkpoint.exists(tmp_path)
 
 
-@pytest.mark.parametrize("version", [0, 1, 3, "2", None])
+@pytest.mark.parametrize("version", [0, 2, 4, "3", None])
 def test_another_format_says_which(tmp_path, version):
     path = save(tmp_path, 1, build())
     changed(path, lambda content: content.update(format=version))
-    with pytest.raises(UserError, match=rf"round-000001\.pt has format {version!r}, but this release reads 2"):
+    with pytest.raises(UserError, match=rf"round-000001\.pt has format {version!r}, but this release reads 3"):
         checkpoint.load(path)
 
 
@@ -324,84 +264,3 @@ def test_a_run_folder_without_checkpoints_says_what_to_do(tmp_path):
 def test_a_path_where_nothing_is_says_so(tmp_path):
     with pytest.raises(UserError, match=r"There is no checkpoint .*round-000009\.pt"):
         checkpoint.load(tmp_path / "round-000009.pt")
-
-
-# In a run ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small(run_config):
-    return run_config | {"chunk-size": 16, "num-rounds": 5, "deadline": 30.0}
-
-
-@pytest.mark.usefixtures("clock")
-@pytest.mark.parametrize("change", (MISFITS | LOOP_MISFITS).values(), ids=MISFITS | LOOP_MISFITS)
-def test_a_checkpoint_that_does_not_fit_is_named_when_a_run_goes_on(small, change):
-    played = play(small, Scripted(), num_rounds=2, checkpoint_every=1)
-    changed(played.folder / "checkpoints" / "round-000002.pt", change)
-    with pytest.raises(UserError, match=r"round-000002\.pt does not fit this run: ") as error:
-        serve(InProcessGrid(Scripted(), 4), load_config(small | {"resume": "latest", "num-rounds": 5}), simulated=False)
-    assert str(error.value).endswith(".")
-
-
-@pytest.mark.usefixtures("clock")
-@pytest.mark.parametrize("change", MISFITS.values(), ids=MISFITS)
-def test_a_checkpoint_without_a_hypernetwork_is_named_when_it_is_to_be_adapted(small, change):
-    played = play(small, Scripted(), num_rounds=2, checkpoint_every=1)
-    changed(played.folder / "checkpoints" / "round-000002.pt", change)
-    settings = small | {"mode": "adapt", "resume": str(played.folder), "run-name": "adapted"}
-    with pytest.raises(UserError, match=r"round-000002\.pt does not hold a hypernetwork: "):
-        serve(InProcessGrid(Scripted(), 4), load_config(settings), simulated=False)
-
-
-@pytest.mark.parametrize(
-    ("every", "rounds"), [(0, []), (1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (5, [5]), (50, [5]), (3, [3, 5])]
-)
-@pytest.mark.usefixtures("clock")
-def test_checkpoints_are_written_when_they_are_due_and_after_the_last_round(small, monkeypatch, every, rounds):
-    written, save = [], checkpoint.save
-    monkeypatch.setattr(checkpoint, "save", lambda *arguments: (written.append(arguments[1]), save(*arguments))[1])
-    played = play(small, Scripted(), checkpoint_every=every)
-    assert written == rounds
-    assert (played.folder / "checkpoints").exists() == bool(rounds)
-    if rounds:
-        # A scripted test is better every round.
-        newest = [f"round-{server_round:06}.pt" for server_round in rounds[-2:]]
-        assert files(played.folder) == ["best.pt", *newest]
-        assert checkpoint.load(played.folder / "checkpoints" / "best.pt").server_round == rounds[-1]
-        found = checkpoint.load(played.folder)
-        assert found.config == played.config.to_dict()
-        assert_same_network(network_of(found), played.strategy.hn)
-
-
-@pytest.mark.usefixtures("clock")
-def test_a_checkpoint_in_the_middle_holds_the_network_after_that_round(small):
-    played = play(small, Scripted(), checkpoint_every=4, num_rounds=5)
-    shorter = play(small, Scripted(), checkpoint_every=0, num_rounds=4, run_name="shorter")
-    found = checkpoint.load(played.folder / "checkpoints" / "round-000004.pt")
-    assert_same_network(network_of(found), shorter.strategy.hn)
-
-
-@pytest.mark.usefixtures("clock")
-def test_a_run_outlives_a_full_disk(small, monkeypatch, caplog):
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "write_tensors", full)
-        played = play(small, Scripted(), checkpoint_every=2)
-    assert [line["clients"] for line in played.lines] == [len(SIZES)] * 5
-    warnings = [record.getMessage() for record in caplog.records if "no checkpoint could be written" in record.message]
-    assert [warning.split(":")[0] for warning in warnings] == ["Round 2", "Round 4", "Round 5"]
-    assert "No space left on device" in warnings[0]
-
-
-@pytest.mark.usefixtures("clock")
-def test_the_state_of_fedavg_is_the_average_of_each_size_and_local_has_none(small):
-    played = play(small, Scripted(), method="fedavg", checkpoint_every=1)
-    averages = checkpoint.load(played.folder).method["averages"]
-    assert averages.keys() == set(SIZES.values())
-    assert all(torch.equal(average, played.strategy.averages[size]) for size, average in averages.items())
-    assert any(average.any() for average in averages.values())
-    played = play(small, Scripted(), method="local", checkpoint_every=1, run_name="local")
-    assert checkpoint.load(played.folder).method == {}

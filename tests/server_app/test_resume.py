@@ -11,18 +11,18 @@ from filelock import FileLock
 from flwr.app import Context, Message
 from fresh_process import new_process
 from in_process import InProcessGrid
-from server_app.strategies.base import RoundStrategy
-from test_strategies import NUM_CLIENTS, SIZES, ChangingGrid, Scripted, lines_of, timeless
+from playing import NUM_CLIENTS, SIZES, ChangingGrid, Scripted, lines_of, settings_for, timeless, told
 
 import client_app.app
 import server_app.app
-from common import protocol
 from common.config import load_config
 from common.errors import UserError
 from server_app import checkpoint
-from server_app.results import tracking
+from server_app.methods.mh_pfedhn import MHpFedHN
 
 CLIENTS = 4
+
+pytestmark = pytest.mark.usefixtures("_no_drawing")
 
 
 class Killed(BaseException):
@@ -45,8 +45,7 @@ class Federation:
 
     def run(self, name: str, kill_at: int | None = None, **settings: Any) -> bool:
         """Whether the run came to its end."""
-        overrides = {key.replace("_", "-"): value for key, value in settings.items()}
-        config = load_config(self.settings | {"run-name": name} | overrides)
+        config = load_config(settings_for(self.settings | {"run-name": name}, **settings))
         self.asked = 0
 
         def answer(message: Message, context: Context) -> Message | None:
@@ -80,11 +79,6 @@ class Federation:
         for a, b in zip(self.models(one), self.models(other), strict=True):
             assert a.keys() == b.keys()
             assert all(torch.equal(a[name], b[name]) for name in a)
-
-
-@pytest.fixture(autouse=True)
-def _no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "write_report", lambda folder: None)
 
 
 @pytest.fixture
@@ -166,7 +160,14 @@ def test_when_all_checkpoints_are_damaged_the_run_does_not_start_anew(federation
     ("settings", "words"),
     [
         ({"seed": 1}, "seed is 1, but .* was trained with 0"),
-        ({"anchor": False}, "anchor is False"),
+        ({"anchor": False}, "anchor is False, but .* was trained with True"),
+        ({"hidden_dim": 16}, "hidden-dim is 16, but .* was trained with 8"),
+        ({"hidden_layers": 2}, "hidden-layers is 2, but .* was trained with 3"),
+        ({"chunk_size": 1024}, "chunk-size is 1024, but .* was trained with 2048"),
+        ({"chunk_size": "auto"}, "chunk-size is 'auto', but .* was trained with 2048"),
+        ({"embedding_dim": 8}, "embedding-dim is 8, but .* was trained with 4"),
+        ({"heads": "per-client"}, "heads is 'per-client', but .* was trained with 'by-tau'"),
+        ({"schedule": "per-client"}, "schedule is 'per-client', but .* was trained with 'joint'"),
         ({"method": "fedavg"}, "method is 'fedavg'"),
         ({"models": "lenet"}, "models is 'lenet'"),
     ],
@@ -179,6 +180,23 @@ def test_a_checkpoint_of_another_setting_is_refused(
         federation.run("run", resume="latest", **settings)
 
 
+def test_what_only_says_how_to_go_on_may_change(federation: Federation) -> None:
+    assert not federation.run("run", 26, resume="latest")
+    changed = {"hn_lr": 0.5, "reduction": "sum", "embedding_lr": 0.1, "local_epochs": 2, "client_lr": 0.1}
+    assert federation.run("run", resume="latest", **changed)
+    assert [line["round"] for line in federation.metrics("run")] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"hidden_dim": 16}, {"chunk_size": 8}, {"embedding_dim": 8}, {"heads": "none"}], ids=str
+)
+def test_a_deployment_refuses_another_shape_of_network_too(deployment: "Deployment", settings: dict[str, Any]) -> None:
+    deployment.run("run", [EVERYONE], num_rounds=2)
+    (key,) = settings
+    with pytest.raises(UserError, match=f"^{key.replace('_', '-')} is .*, but .* was trained with .*: use the same"):
+        deployment.run("run", [EVERYONE], resume="latest", **settings)
+
+
 def test_the_best_checkpoint_is_kept_beside_the_newest_two(federation: Federation) -> None:
     assert federation.run("run", checkpoint_every=1)
     folder = federation.folder("run") / "checkpoints"
@@ -189,7 +207,7 @@ def test_the_best_checkpoint_is_kept_beside_the_newest_two(federation: Federatio
 
 def test_on_sigterm_the_last_complete_round_is_saved(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
     handlers: list[Any] = []
-    monkeypatch.setattr("server_app.strategies.base.add_exit_handler", handlers.append)
+    monkeypatch.setattr("server_app.strategy.add_exit_handler", handlers.append)
     assert federation.run("quiet")
     assert not federation.run("stopped", 17, resume="latest", checkpoint_every=100)
     assert not (federation.folder("stopped") / "checkpoints").exists()
@@ -205,13 +223,13 @@ def test_on_sigterm_in_the_middle_of_an_update_nothing_is_saved(
 ) -> None:
     """The method's state is then of no round."""
     handlers: list[Any] = []
-    monkeypatch.setattr("server_app.strategies.base.add_exit_handler", handlers.append)
+    monkeypatch.setattr("server_app.strategy.add_exit_handler", handlers.append)
 
-    def update_and_die(self: RoundStrategy, updates: Any) -> None:
-        if self.record.round == 3:
+    def learn_and_die(self: MHpFedHN, deltas: Any) -> None:
+        if self.server_round == 3:
             raise Killed
 
-    monkeypatch.setattr("server_app.strategies.hypernet.HyperNetStrategy.update", update_and_die)
+    monkeypatch.setattr(MHpFedHN, "learn", learn_and_die)
     assert not federation.run("stopped", checkpoint_every=100)
     handlers[-1]()
     assert not (federation.folder("stopped") / "checkpoints").exists()
@@ -269,8 +287,7 @@ class Deployment:
         self.settings = run_config | {"chunk-size": 16, "deadline": 30.0, "num-rounds": 6, "checkpoint-every": 1}
 
     def run(self, name: str, nodes: list[set[int]], answer: Any = None, **settings: Any) -> None:
-        overrides = {key.replace("_", "-"): value for key, value in settings.items()}
-        config = load_config(self.settings | {"run-name": name} | overrides)
+        config = load_config(settings_for(self.settings | {"run-name": name}, **settings))
         self.grid = ChangingGrid(answer or Scripted(), nodes)
         server_app.app.serve(self.grid, config, simulated=False)
 
@@ -385,16 +402,16 @@ def test_a_known_client_that_changed_its_size_while_the_run_was_stopped_is_refus
 
 def test_instructions_tell_the_round_of_the_checkpoint_and_the_run_that_went_before(deployment: Deployment) -> None:
     deployment.run("run", [EVERYONE], num_rounds=3, checkpoint_every=2)
-    told = [protocol.decode_instructions(message.content) for message in deployment.grid.sent[NUM_CLIENTS:]]
-    assert {(each.server_round, each.checkpoint_round, each.previous_run) for each in told} == {
+    requests = [told(message) for message in deployment.grid.sent[NUM_CLIENTS:]]
+    assert {(each.server_round, each.checkpoint_round, each.previous_run) for each in requests} == {
         (1, 0, ""),
         (2, 0, ""),
         (3, 2, ""),
         (4, 3, ""),  # the end
     }
     deployment.run("branch", [EVERYONE], num_rounds=4, checkpoint_every=2, resume=str(deployment.folder("run")))
-    told = [protocol.decode_instructions(message.content) for message in deployment.grid.sent[NUM_CLIENTS:]]
-    assert {(each.server_round, each.checkpoint_round, each.previous_run) for each in told} == {
+    requests = [told(message) for message in deployment.grid.sent[NUM_CLIENTS:]]
+    assert {(each.server_round, each.checkpoint_round, each.previous_run) for each in requests} == {
         (4, 3, "run"),
         (5, 4, "run"),
     }

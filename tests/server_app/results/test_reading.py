@@ -48,7 +48,7 @@ def test_architectures_of_known_clients_have_accuracies_though_no_new_one_was_ev
 
 
 def test_a_method_without_chunks_has_a_dash_for_them(make_run):
-    run = read_run(make_run(chunks=0))
+    run = read_run(make_run(chunks=None))
     assert not run.has_chunks
     assert [row.chunks for row in run.architectures()] == ["–", "–"]
 

@@ -157,7 +157,7 @@ def heads_of(table):
     return re.findall(r"<th[^>]*>(.*?)</th>", table, re.DOTALL)
 
 
-@pytest.mark.parametrize(("chunks", "expected"), [(79, True), (0, False)])
+@pytest.mark.parametrize(("chunks", "expected"), [(79, True), (None, False)])
 def test_page_has_a_column_of_chunks_only_where_there_are_any(make_run, chunks, expected):
     tables = re.findall(r"<table.*?</table>", write_report(make_run(chunks=chunks)).read_text(), re.DOTALL)
     architectures, clients, *_ = tables
@@ -228,7 +228,7 @@ def test_final_table_of_a_run_that_was_never_evaluated(tracker):
 
 
 def test_final_table_of_a_method_without_chunks_has_no_column_for_them(make_run):
-    assert final_table(make_run(chunks=0)).splitlines()[:3] == [
+    assert final_table(make_run(chunks=None)).splitlines()[:3] == [
         "architecture  clients        K  last accuracy  best accuracy",
         "------------------------------------------------------------",
         "lenet               1  239,856          0.000          0.002",
@@ -236,7 +236,7 @@ def test_final_table_of_a_method_without_chunks_has_no_column_for_them(make_run)
 
 
 def test_final_table_shows_a_dash_for_an_architecture_without_chunks(tracker):
-    tracker.add_client("d", 3000, 0, "mixed")
+    tracker.add_client("d", 3000, None, "mixed")
     tracker.log_round(record(1))
     (row,) = (line for line in final_table(tracker.run_dir).splitlines() if line.startswith("mixed"))
     assert row.split() == ["mixed", "1", "3,000", "–", "–", "–"]

@@ -218,7 +218,7 @@ def test_a_refused_name_leaves_no_trace_of_its_round(tracker):
 
 
 def test_clients_of_a_method_without_chunks_have_an_empty_cell(tracker):
-    tracker.add_client("d", 1000, 0, "lenet")
+    tracker.add_client("d", 1000, None, "lenet")
     tracker.log_round(record(1))
     assert [row["chunks"] for row in rows_of(tracker).values()] == ["2", "2", "5", ""]
     assert [row.chunks for row in read_clients(tracker.run_dir / "clients.csv")] == [2, 2, 5, None]

@@ -1,36 +1,12 @@
 """When replies are handed on, when an exchange ends, and what is said of those who failed."""
 
 import pytest
-from flwr.app import Error, Message, RecordDict
-from in_process import InProcessGrid
-from server_app.exchange import Exchange, describe_error, wait_for_nodes
+from flwr.app import Error, Message
+from playing import Talk, echo
 
-from common.errors import UserError
+from server_app.rounds.round_trip import describe_error
 
 pytestmark = pytest.mark.usefixtures("clock")
-
-
-def echo(message, context):
-    return Message(RecordDict(), reply_to=message)
-
-
-class Talk:
-    """An exchange with nodes 100, 101, ...; their clients' keys are a, b, ..."""
-
-    def __init__(self, answer=echo, clients=3, deadline=60.0, quorum=1.0, hold=None):
-        by_node = None if hold is None else lambda message: hold[chr(message.metadata.dst_node_id - 3)]
-        self.grid = InProcessGrid(answer, clients, hold=by_node)
-        self.requests = {
-            chr(97 + i): Message(RecordDict(), 100 + i, "train.personal", ttl=100.0) for i in range(clients)
-        }
-        self.failures = []
-        self.exchange = Exchange(self.grid, self.requests, deadline, quorum, self.fail)
-
-    def fail(self, client, reason, detail):
-        self.failures.append((client, reason))
-
-    def run(self):
-        return [client for client, _ in self.exchange.replies()]
 
 
 def on_node(node, special, usual=echo):
@@ -47,7 +23,7 @@ def never(message, context):
 
 def test_every_client_gets_its_request_and_its_reply_comes_under_its_key():
     talk = Talk()
-    replies = dict(talk.exchange.replies())
+    replies = dict(talk.trip.replies())
     assert talk.grid.sent == list(talk.requests.values())
     assert {key: reply.metadata.src_node_id for key, reply in replies.items()} == {"a": 100, "b": 101, "c": 102}
     assert talk.failures == []
@@ -55,7 +31,7 @@ def test_every_client_gets_its_request_and_its_reply_comes_under_its_key():
 
 def test_a_reply_is_handed_on_before_the_others_arrive(clock):
     talk = Talk(hold={"a": 8, "b": 0, "c": 4})
-    arrivals = [(client, talk.grid.looks, clock.now) for client, _ in talk.exchange.replies()]
+    arrivals = [(client, talk.grid.looks, clock.now) for client, _ in talk.trip.replies()]
     assert [(client, looks) for client, looks, _ in arrivals] == [("b", 1), ("c", 5), ("a", 9)]
     assert arrivals[0][2] == 1000.0
     assert arrivals[1][2] < arrivals[2][2]
@@ -136,9 +112,9 @@ def test_a_quorum_is_the_share_of_the_clients_rounded_up(quorum, clients, needed
 def test_a_rejected_reply_does_not_count_towards_the_quorum():
     talk = Talk(clients=4, quorum=0.5, hold={"a": 0, "b": 2, "c": 4, "d": 6})
     taken = []
-    for client, _ in talk.exchange.replies():
+    for client, _ in talk.trip.replies():
         if client == "a":
-            talk.exchange.reject(client, "not-finite", "NaN")
+            talk.trip.reject(client, "not-finite", "NaN")
         else:
             taken.append(client)
     assert taken == ["b", "c"]
@@ -194,14 +170,48 @@ def test_an_error_is_told_in_the_clients_own_words(reason, sentence):
     assert describe_error(Error(2, reason)) == ("client-raised", sentence)
 
 
-def test_waiting_for_nodes_goes_on_while_more_come(monkeypatch):
-    grid = InProcessGrid(echo, 4)
-    counts = iter([1, 2, 4, 4, 3])
-    monkeypatch.setattr(grid, "get_node_ids", lambda: [103, 100, 102, 101][: next(counts)])
-    assert wait_for_nodes(grid, at_least=2, timeout=60.0) == [100, 101, 102, 103]
+# Replies that nobody waits for ----------------------------------------------------------------------------------------
 
 
-def test_too_few_nodes_are_told_with_what_to_do(clock):
-    with pytest.raises(UserError, match=r"3 of at least 5 nodes \(min-clients\) connected within 30 s .* lower"):
-        wait_for_nodes(InProcessGrid(echo, 3), at_least=5, timeout=30.0)
-    assert clock.now == pytest.approx(1030.0, abs=1)
+@pytest.mark.parametrize("late", [False, True])
+def test_a_duplicate_does_not_count_towards_the_quorum(late):
+    """Neither one that comes together with the first, nor one that comes with another's reply."""
+    talk = Talk(clients=4, quorum=0.5, hold={"a": 0, "b": 4, "c": 9, "d": 9})
+    pull, seen = talk.grid.pull_messages, []
+
+    def pull_messages(identifiers):
+        found = pull(identifiers)
+        seen.extend(found)
+        return [*(found if found or late else []), *(seen[:1] if found or late else [])]
+
+    talk.grid.pull_messages = pull_messages
+    assert talk.run() == ["a", "b"]
+    reasons = [failure for failure in talk.failures if failure[1] == "duplicate"]
+    assert set(reasons) == {("a", "duplicate")}
+    assert [failure for failure in talk.failures if failure[1] == "late"] == [("c", "late"), ("d", "late")]
+
+
+def test_a_duplicate_of_a_client_whose_reply_was_good_leaves_it_good():
+    """The quorum is of all: were the client taken for a failed one, the exchange would not end before the deadline."""
+    talk = Talk(clients=2, quorum=1.0, hold={"a": 0, "b": 3})
+    pull = talk.grid.pull_messages
+    talk.grid.pull_messages = lambda identifiers: [each for each in pull(identifiers) for _ in range(2)]
+    assert talk.run() == ["a", "b"]
+    assert talk.failures == [("a", "duplicate"), ("b", "duplicate")]
+    assert talk.trip._rejected == set()
+
+
+def test_a_reply_from_another_node_does_not_count_towards_the_quorum():
+    talk = Talk(clients=4, quorum=0.5, hold={"a": 0, "b": 2, "c": 4, "d": 9})
+    pull = talk.grid.pull_messages
+
+    def pull_messages(identifiers):
+        found = pull(identifiers)
+        for message in found:
+            if message.metadata.src_node_id == 100:
+                message.metadata.__dict__["_src_node_id"] = 103
+        return found
+
+    talk.grid.pull_messages = pull_messages
+    assert talk.run() == ["b", "c"]
+    assert talk.failures == [("a", "wrong-sender"), ("d", "late")]

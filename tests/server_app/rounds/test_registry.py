@@ -1,9 +1,11 @@
 """Who is let in, and how a client is found again."""
 
 import pytest
-from server_app.registry import NOWHERE, Client, Registry, natural_order
 
-from common.protocol import ProtocolError, Registration
+from common.errors import ProtocolError
+from common.protocol import Registration
+from server_app.client import NOWHERE, Client, natural_order
+from server_app.rounds.registry import Registry
 
 
 @pytest.fixture
@@ -62,9 +64,11 @@ def test_nodes_are_those_that_clients_speak_through(registry):
 
 def test_what_a_client_chose_to_tell_is_kept():
     registry = Registry(max_params=100)
-    registry.admit(Registration("a", 50, global_num_params=40, group="x"), 1, {1, 2})
+    facts = {"global-num-params": 40, "group": "x"}
+    registry.admit(Registration("a", 50, facts), 1, {1, 2})
     registry.admit(Registration("b", 60), 2, {1, 2})
-    assert registry.clients == [Client("a", 50, 1, 40, "x"), Client("b", 60, 2, 0, "")]
+    assert registry.clients == [Client("a", 50, 1, facts), Client("b", 60, 2, {})]
+    assert registry.client("a").facts is not facts  # a method may drop one
 
 
 def test_a_client_that_was_removed_may_register_again_with_another_size(registry):
@@ -91,12 +95,12 @@ def test_a_known_client_that_grew_too_large_is_refused_and_stays_as_it_was(regis
 
 
 def test_a_restored_client_has_no_node_until_it_comes_back_as_what_it_was(registry):
-    registry.restore(Client("b", 60, NOWHERE, 40, "x"))
+    registry.restore(Client("b", 60, NOWHERE, {"group": "x"}))
     assert registry.nodes() == {7}
     with pytest.raises(ProtocolError) as error:
         registry.admit(Registration("b", 61), node_id=8, live_nodes={7, 8})
     assert error.value.reason == "changed-size"
     known = registry.client("b")
     assert registry.admit(Registration("b", 60), node_id=8, live_nodes={7, 8}) is known
-    assert known == Client("b", 60, 8, 40, "x")
+    assert known == Client("b", 60, 8, {"group": "x"})
     assert registry.nodes() == {7, 8}
