@@ -17,14 +17,14 @@ from torch import Tensor
 
 from common.codec import decode, encode
 from common.errors import ProtocolError
-from common.schema import Array, Dimensions, Schema
+from common.schema import DTYPES, Array, Dimensions, Schema
 
 Arrays = Mapping[str, Tensor]
 
 RECORD = "arrays"  # of a message
 
 # By the names that Flower gives them: the types of arrays, and of the parts that codecs make of a vector.
-_DTYPES = {name: np.dtype(name).newbyteorder("<") for name in ("float32", "int64", "float16", "int8", "uint8")}
+_DTYPES = {name: np.dtype(name).newbyteorder("<") for name in (*DTYPES, "float16", "int8", "uint8")}
 _VALUES = "values"  # the codecs' part that travels under the vector's own name
 
 
@@ -147,8 +147,8 @@ def _npy_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
 
 def _dtype_of(name: str, array: Tensor) -> np.dtype:
     dtype = str(array.dtype).removeprefix("torch.")
-    if dtype not in ("float32", "int64"):
-        raise ProtocolError("wrong-dtype", f"{name!r} is {dtype}, but only float32 and int64 arrays are sent")
+    if dtype not in DTYPES:
+        raise ProtocolError("wrong-dtype", f"{name!r} is {dtype}, but only {' and '.join(DTYPES)} arrays are sent")
     return _DTYPES[dtype]
 
 
