@@ -49,6 +49,8 @@ _LENET = [
     "client-lr=0.005",
 ]
 _PAPER = ["anchor=false", "embedding-init-std=0.002"]
+_SUM = "reduction=sum"
+_GD = ["method=mh-pfedhn-gd", "temperature=15", "distillation-coefficient=0.01"]
 _LENET_TITLE = "CIFAR-100, 20 LeNet clients of 10 classes, about 330 training images each"
 _FIVE = [
     "dataset=parquet",
@@ -66,8 +68,6 @@ _UNSEEN = [
     "classes-per-client=10",
     "max-samples-per-class=60",
     "hidden-dim=64",
-    "temperature=15",
-    "distillation-coefficient=0.01",
 ]
 
 STUDIES = {
@@ -75,16 +75,16 @@ STUDIES = {
         _LENET_TITLE,
         (10, 20, 30, 40),
         {
-            "joint, anchor": Run(["schedule=joint", "hn-lr=0.001"], [0.29, 0.47, 0.51, 0.51]),
-            "joint, no anchor": Run(["schedule=joint", "hn-lr=0.001", *_PAPER], [0.03, 0.13, 0.30, 0.48]),
+            "joint, anchor": Run(["schedule=joint", "hn-lr=0.001", _SUM], [0.29, 0.47, 0.51, 0.51]),
+            "joint, no anchor": Run(["schedule=joint", "hn-lr=0.001", _SUM, *_PAPER], [0.03, 0.13, 0.30, 0.48]),
             "sequential, no anchor (authors' code)": Run(
-                ["schedule=sequential", "hn-lr=0.0002", *_PAPER], [0.07, 0.15, 0.25, 0.43]
+                ["schedule=sequential", "hn-lr=0.0002", _SUM, *_PAPER], [0.07, 0.15, 0.25, 0.43]
             ),
-            "per-client, anchor": Run(["schedule=per-client", "hn-lr=0.0002"]),
-            "per-client, no anchor": Run(["schedule=per-client", "hn-lr=0.0002", *_PAPER]),
+            "per-client, anchor": Run(["schedule=per-client", "hn-lr=0.0002", _SUM]),
+            "per-client, no anchor": Run(["schedule=per-client", "hn-lr=0.0002", _SUM, *_PAPER]),
             "local": Run(["method=local"], [0.30, 0.40, 0.42, None]),
         },
-        [*_LENET, "reduction=sum", "checkpoint-every=0"],
+        [*_LENET, "checkpoint-every=0"],
     ),
     "global": Study(
         _LENET_TITLE,
@@ -92,16 +92,14 @@ STUDIES = {
         {
             "HN, anchor": Run([], [0.29, 0.47, 0.51, 0.51]),
             "HNG, anchor": Run(["method=mh-pfedhn-g"]),
-            "GD, anchor": Run(["method=mh-pfedhn-gd"], [0.43, 0.53, 0.53, 0.54]),
-            "GD, anchor, reduction: sum": Run(["method=mh-pfedhn-gd", "reduction=sum"]),
+            "GD, anchor": Run(_GD, [0.43, 0.53, 0.53, 0.54]),
+            "GD, anchor, reduction: sum": Run([*_GD, _SUM]),
             "HN, no anchor": Run(_PAPER, [0.03, 0.13, 0.30, 0.48]),
             "HNG, no anchor": Run(["method=mh-pfedhn-g", *_PAPER]),
-            "GD, no anchor": Run(["method=mh-pfedhn-gd", *_PAPER]),
-            "GD, no anchor, reduction: sum": Run(
-                ["method=mh-pfedhn-gd", "reduction=sum", *_PAPER], [0.07, 0.25, 0.48, 0.52]
-            ),
+            "GD, no anchor": Run([*_GD, *_PAPER]),
+            "GD, no anchor, reduction: sum": Run([*_GD, _SUM, *_PAPER], [0.07, 0.25, 0.48, 0.52]),
         },
-        [*_LENET, "temperature=15", "distillation-coefficient=0.01", "checkpoint-every=0"],
+        [*_LENET, "checkpoint-every=0"],
     ),
     "heterogeneous": Study(
         "CIFAR-100, five clients of five architectures, 10 classes, about 300 training images each",

@@ -27,6 +27,7 @@ from common.config import load_config
 from common.data.simulation import divide
 from common.data.torchvision_shim import import_torchvision
 from common.params import ParameterVector
+from common.settings import LocalTraining
 from server_app.hypernetwork import HyperNetwork
 from server_app.optim import HyperNetworkOptimizer
 
@@ -90,7 +91,8 @@ class PlainLoop:
         self.keys = [str(i) for i in range(self.config.num_clients)]
         for key in self.keys:
             self.hn.register(key, self.vector.size)
-        self.optimizer = HyperNetworkOptimizer(self.hn, self.config.hn_lr)
+        self.optimizer = HyperNetworkOptimizer(self.hn, float(self.config.method_settings["hn-lr"]))
+        self.training = self.config.settings(LocalTraining)
 
     def round(self) -> None:
         """Generate, test, train, update."""
@@ -108,11 +110,11 @@ class PlainLoop:
             self.model.train()
             optimizer = torch.optim.SGD(
                 self.model.parameters(),
-                self.config.client_lr,
-                momentum=self.config.client_momentum,
-                weight_decay=self.config.client_weight_decay,
+                self.training.client_lr,
+                momentum=self.training.client_momentum,
+                weight_decay=self.training.client_weight_decay,
             )
-            for _ in range(self.config.local_epochs):
+            for _ in range(self.training.local_epochs):
                 for images, labels in train:
                     optimizer.zero_grad()
                     nn.functional.cross_entropy(self.model(images), labels).backward()

@@ -90,13 +90,13 @@ class Ledger:
         epsilon = _accountant(releases, privacy.delta).get_epsilon(privacy.delta) if releases else 0.0
         return PrivacySpent(epsilon, privacy.delta)
 
-    def check(self, privacy: Privacy) -> None:
-        """Raise ProtocolError when one more release would cost too much."""
-        if privacy.max_epsilon < math.inf and self.spent(privacy, 1).epsilon > privacy.max_epsilon:
+    def check(self, privacy: Privacy, more: int = 1) -> None:
+        """Raise ProtocolError when so many more releases would cost too much."""
+        if privacy.max_epsilon < math.inf and self.spent(privacy, more).epsilon > privacy.max_epsilon:
             raise ProtocolError(
                 "privacy-budget",
-                f"this client's privacy budget is spent: one more upload would bring epsilon to "
-                f"{self.spent(privacy, 1).epsilon:.4g}, above its max-epsilon of {privacy.max_epsilon:g}",
+                f"this client's privacy budget is spent: uploading {more} more would bring epsilon to "
+                f"{self.spent(privacy, more).epsilon:.4g}, above its max-epsilon of {privacy.max_epsilon:g}",
             )
 
     def add(self, privacy: Privacy) -> PrivacySpent:

@@ -18,9 +18,9 @@ from client_app.privacy import Ledger, secret_normal, seeded_normal
 from client_app.site import Site
 from client_app.site.simulated import simulated_site
 from client_app.store import PERSONAL_MODEL, ClientStore
-from client_app.training import all_finite, evaluate
+from client_app.training import all_finite
 from common import protocol
-from common.arrays import Arrays, decode_arrays
+from common.arrays import Arrays, decode_arrays, is_vector
 from common.codec import decode, encode, lossless
 from common.config import Config, load_run_config
 from common.errors import ProtocolError, UserError
@@ -80,8 +80,8 @@ class Trainer:
         arrays = decode_arrays(content, schema, protocol.download_form(method.settings))
         task = Task(site, self._store(instructions), instructions, arrays)
         function = functions.get(instructions.exchange)
-        if function and schema:
-            self._check_budget(task)  # for an exchange that brings something sends some back
+        if function and instructions.compress:
+            self._check_budget(task)  # what the server waits for could not be sent: do not even train
         evaluation = self._deploy(method, task) if instructions.deploys else None
         outcome = function(method, task) if function else Outcome()
         counted = len(site.train) if outcome.loss is not None else None
@@ -90,12 +90,9 @@ class Trainer:
     def _deploy(self, method: ClientMethod, task: Task) -> Evaluation | None:
         """Have the model loaded; keep it where the run is over, test it where that is asked."""
         method.load(task)
-        site = task.site
         if task.instructions.final:
-            task.store.export(PERSONAL_MODEL, dict(site.personal.model.state_dict()))
-        if not task.instructions.test:
-            return None
-        return evaluate(site.personal.model, site.test, site.loss, site.correct)
+            task.store.export(PERSONAL_MODEL, dict(task.site.personal.model.state_dict()))
+        return method.test(task) if task.instructions.test else None
 
     def _store(self, instructions: protocol.Instructions) -> ClientStore:
         previous = self._folder_of(instructions.previous_run) if instructions.previous_run else None
@@ -107,7 +104,8 @@ class Trainer:
         if task.site.privacy and arrays:
             arrays, spent = self._protected(task, arrays)
             result = replace(result, privacy=spent)
-        compress = [name for name in task.instructions.compress if name in arrays]
+        vectors = {name for name, array in arrays.items() if is_vector(array)}  # all that a codec can take
+        compress = [name for name in task.instructions.compress if name in vectors]
         arrays = _with_feedback(method, task, arrays, compress)
         return protocol.encode_result(result, arrays, protocol.upload_form(method.settings), compress)
 
@@ -122,6 +120,7 @@ class Trainer:
         generator = task.generator(f"/noise/{task.instructions.exchange}")
         normal = secret_normal if privacy.is_secret else seeded_normal(generator)
         ledger = self._ledger(task)
+        ledger.check(privacy, len(arrays))
         noised = {}
         for name, array in arrays.items():
             noised[name] = privacy.protect(array.flatten(), normal).view(array.shape)
@@ -155,7 +154,7 @@ def _with_feedback(method: ClientMethod, task: Task, arrays: Arrays, compress: l
     if not isinstance(settings, Compressed) or not settings.error_feedback or lossless(settings.upload):
         return arrays
     chosen = {name: arrays[name].cpu() for name in compress}
-    if not chosen or not all_finite(chosen.values()):
+    if not chosen or not all_finite(arrays.values()):  # the server will refuse all of them
         return arrays
     kept_as = f"{task.instructions.exchange}-residual"
     residual = task.store.load(kept_as)

@@ -11,15 +11,20 @@ from mh_pfedhn.commands import certs, profiles, report, run, server, site
 _COMMANDS = (run.add, report.add, profiles.add, certs.add, server.add, site.add)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point. Returns 0 for success, 1 for a run that failed, 2 for a mistake in what was asked."""
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; what it returns has the handler of the command as `handle`."""
     parser = argparse.ArgumentParser(
         prog="mh-pfedhn", description="Personalised federated learning for parties whose models differ."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in _COMMANDS:
         add(commands)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point. Returns 0 for success, 1 for a run that failed, 2 for a mistake in what was asked."""
+    options = make_parser().parse_args(arguments)
     try:
         status: int = options.handle(options)
     except UserError as error:

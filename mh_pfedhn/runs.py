@@ -62,7 +62,7 @@ def run(profile: str = DEFAULT_PROFILE, *, superlink: str | None = None, **setti
     overrides = {
         kebab(name): os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in settings.items()
     }
-    run_dir = execute({**overrides, "profile": profile}, superlink)
+    run_dir = execute({**overrides, "profile": profile}, superlink, origin="the arguments")
     if superlink and not run_dir.exists():
         raise UserError(f"the run has completed, but {run_dir} is not on this machine: its files are on the server's.")
     return load_results(run_dir)
@@ -75,13 +75,15 @@ def load_results(run_dir: str | os.PathLike[str]) -> "Run":
     return read_run(Path(run_dir).expanduser())
 
 
-def execute(overrides: Mapping[str, object], superlink: str | None) -> Path:
+def execute(overrides: Mapping[str, object], superlink: str | None, origin: str = "the command line") -> Path:
     """Run a federation with these settings (kebab-case keys) to its end; return the folder of its results.
+
+    `origin` says in sentences about mistakes where the settings stand.
 
     Raises UserError before anything starts, and RunFailedError or RunInterruptedError afterwards.
     """
     simulation.import_from_here()
-    config = load_config(overrides)
+    config = load_config(overrides, origin=origin)
     if not config.resume or config.mode == "adapt":
         config = config.named()
     if superlink:

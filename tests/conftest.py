@@ -17,9 +17,9 @@ def _one_thread() -> None:
 @pytest.fixture(autouse=True)
 def _no_exit_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Flower keeps what is to be called at the end of the process, and a strategy with it: here there are hundreds."""
-    from server_app.strategies import base
+    from server_app import strategy
 
-    monkeypatch.setattr(base, "add_exit_handler", lambda handler: None)
+    monkeypatch.setattr(strategy, "add_exit_handler", lambda handler: None)
 
 
 @pytest.fixture(scope="session")
@@ -73,9 +73,10 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The time of exchanges: their deadlines pass without waiting."""
-    from server_app import exchange
+    """The time in which the server waits for replies, nodes and clients: deadlines pass without waiting."""
+    from server_app.rounds import membership, round_trip
 
     clock = Clock()
-    monkeypatch.setattr(exchange, "time", clock)
+    for module in (membership, round_trip):
+        monkeypatch.setattr(module, "time", clock)
     return clock

@@ -15,9 +15,10 @@ from torch import nn
 
 from client_app.site import GeneratedModel, Site
 from client_app.store import ClientStore
-from client_app.training import Loss, all_finite, epochs, sgd, train
+from client_app.training import Loss, all_finite, epochs, evaluate, sgd, train
 from common import settings
 from common.arrays import Arrays
+from common.evaluation import Evaluation
 from common.protocol import DELTA, Instructions
 from common.schema import Facts, Schema
 from common.settings import LocalTraining
@@ -101,6 +102,11 @@ class ClientMethod(ABC):
     @abstractmethod
     def load(self, task: Task) -> None:
         """Put what was deployed into the site's model. All of its state is set: clients may share a model in turn."""
+
+    def test(self, task: Task) -> Evaluation:
+        """Test what `load` put there: the model's own outputs, unless the method decides in another way."""
+        site = task.site
+        return evaluate(site.personal.model, site.test, site.loss, site.correct)
 
     @classmethod
     def exchanges(cls) -> dict[str, Callable[..., Outcome]]:

@@ -6,6 +6,7 @@ from client_app.methods.base import Outcome, Task, exchange
 from client_app.methods.mh_pfedhn import GeneratedTraining, MHpFedHN
 from client_app.site import GeneratedModel, Site
 from common.config import MODELS
+from common.errors import ProtocolError
 from common.options import option
 from common.protocol import THETA
 from common.schema import Facts, Schema, Vector
@@ -42,7 +43,7 @@ class MHpFedHNG(MHpFedHN):
     def facts(self, site: Site) -> Facts:
         """K_g as well, from clients that deploy the global model."""
         facts = dict(super().facts(site))
-        if site.deploys_global and site.is_among(self.settings.gd_fraction, "gd-fraction"):
+        if site.deploys_global and self._has_room(site):
             facts["global-num-params"] = self.global_model(site).parameters.size
         return facts
 
@@ -63,4 +64,10 @@ class MHpFedHNG(MHpFedHN):
 
     def global_model(self, site: Site) -> GeneratedModel:
         """The public model for the site's data. Raises ProtocolError when the site does not deploy it."""
+        if not self._has_room(site):
+            raise ProtocolError("not-deployed", "this client does not deploy the global model")
         return site.global_model(self.settings.global_model)
+
+    def _has_room(self, site: Site) -> bool:
+        """Whether the client is in the share of the simulated ones that deploy the global model."""
+        return site.is_among(self.settings.gd_fraction, "gd-fraction")

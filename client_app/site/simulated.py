@@ -19,6 +19,7 @@ from common.data.datasets import Dataset
 from common.data.partition import ClientIndices
 from common.data.simulation import divide
 from common.device import resolve_device
+from common.methods import built_in
 from common.models import ImageShape, build_model
 from common.seeding import seeded_generator
 from common.settings import Noised
@@ -56,7 +57,7 @@ def simulated_site(config: Config, partition_id: int, num_nodes: int) -> Site:
         group=_group(name, config.seed),
         build_global=partial(_shared_model, "global", *of_run),
         privacy=_privacy(config),
-        foreign_methods=frozenset({config.halves.client_name}),
+        foreign_methods=frozenset({config.halves.client_name} - {*built_in()}),
         place=_place(config, partition_id, num_parts),
     )
 

@@ -5,6 +5,7 @@ The shared loop (`server_app/strategy.py`) sends, waits, refuses, counts, tests 
 of Flower's, no deadline and no file. `docs/adding-a-method.md` builds one step by step.
 """
 
+import copy
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -77,6 +78,7 @@ class Method(ABC):
     Settings: ClassVar[type[settings.Settings]] = settings.Settings
     client: ClassVar[str] = ""  # module:Class of the client half, for a method from outside this project
     adapts: ClassVar[bool] = False  # whether it knows mode adapt
+    saved: ClassVar[tuple[str, ...]] = ()  # names of the attributes that hold what it has learned, for checkpoints
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -126,11 +128,12 @@ class Method(ABC):
 
     def state(self) -> State:
         """What the method has learned, for a checkpoint; tensors on any device, not copied."""
-        return {}
+        return {name: copy.copy(getattr(self, name)) for name in self.saved}
 
     def load_state(self, state: State) -> None:
         """Go on from such a state. Raises KeyError, TypeError, ValueError or RuntimeError for one that is none."""
-        return
+        for name in self.saved:
+            setattr(self, name, state[name])
 
     def adapt(self, start: Checkpoint) -> None:
         """Take up what another run has learned, frozen, for clients that it has not seen (section 4.4).

@@ -15,7 +15,6 @@ from common.config import Config
 from common.protocol import DELTA, THETA
 from common.schema import Schema, Vector
 from common.settings import Bounded
-from server_app.checkpoint import State
 from server_app.client import Client
 from server_app.methods.base import Exchange, Exchanges, Method, Replies
 from server_app.optim import mean_delta
@@ -25,6 +24,7 @@ class FedAvg(Method):
     """Holds one vector w for each K; down goes w, up comes w - w_i."""
 
     Settings = Bounded
+    saved = ("averages",)
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -50,14 +50,6 @@ class FedAvg(Method):
     def average(self, clients: Sequence[Client]) -> Mapping[str, Arrays]:
         """w for each client."""
         return {client.key: {THETA: self.averages[client.num_params]} for client in clients}
-
-    def state(self) -> State:
-        """The vector of each K."""
-        return {"averages": dict(self.averages)}
-
-    def load_state(self, state: State) -> None:
-        """Take up such vectors."""
-        self.averages = dict(state["averages"])
 
 
 def _delta(client: Client) -> Schema:

@@ -22,9 +22,9 @@ from server_app.hypernetwork import HEADS, HyperNetwork, Member, choose_chunk_si
 from server_app.methods.base import Exchange, Exchanges, Method
 from server_app.optim import REDUCTIONS, SCHEDULES, HyperNetworkOptimizer
 
-# A value of the network has a gradient and Adam's two moments beside it.
-_BYTES_A_VALUE = 4 * 4
-# What a generated value needs beside the network: measured by benchmarks/memory.py, which says what it is made of.
+# Peaks, measured by benchmarks/memory.py. A value of the network has a gradient and Adam's two moments beside it; of a
+# generated one there are the delta that came, the value itself, the delta padded to whole chunks and its mean's share.
+_BYTES_A_VALUE = 16.7
 _BYTES_A_GENERATED_VALUE = 16.7
 _GIB = 2**30
 

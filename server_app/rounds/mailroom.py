@@ -57,7 +57,7 @@ class Mailroom:
         clients = list(exchange.to) if occasion.final else self._free(grid, exchange.to)
         by_key = {client.key: client for client in clients}
         with self._log.timed("generate"):
-            outgoing = exchange.outgoing(clients)
+            outgoing = exchange.outgoing(clients) if clients else {}
         requests = self._requests(clients, exchange, occasion, outgoing)
         quorum = 1.0 if occasion.final else self._config.quorum
         trip = RoundTrip(grid, requests, len(clients), self.deadline, quorum, self._log.fail)

@@ -1,105 +1,164 @@
-"""Requests to the trainers of a small simulation, as the server makes them, and what comes back."""
+"""Requests to trainers as the server makes them, those of a small simulation above all, and what comes back."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields
 
 import torch
 from flwr.app import Context, RecordDict
+from torch import Tensor
 
-from client_app.site import simulated
+from client_app.site import Site, simulated
 from client_app.site.simulated import simulated_site
-from client_app.trainer import trainer_for
+from client_app.trainer import Trainer, trainer_for
 from common import protocol
+from common.arrays import decode_arrays
 from common.config import load_config
-from common.protocol import Instructions
+from common.evaluation import Evaluation
+from common.methods import find_client
+from common.protocol import Instructions, Result
+from common.schema import Vector
+from common.settings import LocalTraining, Settings
 
 NUM_CLIENTS = 4
 SHAPE, CLASSES = (3, 8, 8), 4  # of the images that `run_config` names
 
-TOLD = Instructions(
-    method="mh-pfedhn",
-    run_name="run",
-    server_round=1,
-    seed=0,
-    evaluate=False,
-    anchor=True,
-    local_epochs=1,
-    batch_size=8,
-    client_lr=0.02,
-    client_momentum=0.9,
-    client_weight_decay=5e-4,
-    max_grad_norm=50.0,
-    global_model="lenet",
-    teacher_round=0,
-    temperature=3.0,
-    distillation_coefficient=0.5,
-    upload="dense",
-    download="dense",
-    topk_fraction=0.3,
-    error_feedback=False,
-)
+GD = "mh-pfedhn-gd"
+TOLD = {"method": "mh-pfedhn", "exchange": "personal", "run_name": "run", "server_round": 1, "seed": 0}
+TRAINING = LocalTraining(local_epochs=1, batch_size=8, client_lr=0.02)  # what the requests below ask for
+# Of all methods; what a method does not have is left out.
+SETTINGS = vars(TRAINING) | {"temperature": 3.0, "distillation_coefficient": 0.5}
+
+# What is sent to test weights, and at the end of a run. The round is one after those in which tests train, as a client
+# loads what it kept in earlier ones.
+TEST = {"exchange": "deploy", "server_round": 10, "test": True}
+FINISH = TEST | {"final": True}
 
 
 def context_of(run_config, **node_config):
     return Context(run_id=1, node_id=5, node_config=node_config, state=RecordDict(), run_config=run_config)
 
 
-def trainer(run_config, client=0, num_clients=NUM_CLIENTS):
+def trainer(run_config, client=0, num_clients=NUM_CLIENTS) -> Trainer:
     return trainer_for(context_of(run_config, **{"partition-id": client, "num-partitions": num_clients}))
 
 
-def site(run_config, client=0):
+def site(run_config, client=0) -> Site:
     """The client's site as nobody has touched it yet, with a model of its own."""
     simulated._shared_model.cache_clear()
     return simulated_site(load_config(run_config), client, NUM_CLIENTS)
 
 
-def told(**changes) -> Instructions:
-    return replace(TOLD, **changes)
-
-
 def theta_for(site, seed=1, scale=0.02):
-    return random_theta(site.personal.parameters.size, seed, scale)
+    return random_theta(site.num_params, seed, scale)
 
 
 def random_theta(size, seed=1, scale=0.02):
     return scale * torch.randn(size, generator=torch.Generator().manual_seed(seed))
 
 
-def request(theta, **changes):
-    return protocol.encode_request(told(**changes), {} if theta is None else {"theta": theta})
+# Requests
 
 
-def answer(handle, theta, **changes):
-    """Send a request; return the result and delta (None without vectors)."""
-    instructions = told(**changes)
-    reply = handle(request(theta, **changes))
-    result = protocol.decode_training_result(reply)
-    if "vectors" not in reply.array_records:
+def settings_of(method: str, changes: Mapping[str, object], defaults: Mapping[str, object] = SETTINGS) -> Settings:
+    """The settings of a method's client half: `changes`, which it must have, over those of `defaults` that it has."""
+    own = find_client(method).Settings
+    has = {field.name for field in fields(own)}
+    return own(**({name: value for name, value in defaults.items() if name in has} | changes))
+
+
+def told(**changes) -> Instructions:
+    """What the server says in an exchange. Of what comes back it takes delta in the wire form `upload`, if any."""
+    values = TOLD | changes
+    values.setdefault("deploys", values["exchange"] in ("personal", "deploy"))
+    trains = values["exchange"] in ("personal", "global_step") and values["method"] != "local"
+    values.setdefault("compress", ("delta",) if trains else ())
+    return Instructions(**values)
+
+
+def request(theta: Tensor | None, teacher_round: int = 0, defaults=SETTINGS, **changes) -> RecordDict:
+    """A request; `changes` are fields of its instructions, or settings of the method."""
+    names = {field.name for field in fields(Instructions)}
+    instructions = told(**{name: value for name, value in changes.items() if name in names})
+    rest = {name: value for name, value in changes.items() if name not in names}
+    arrays = {} if theta is None else {"theta": theta}
+    if (instructions.method, instructions.exchange) == (GD, "personal"):
+        arrays["teacher-round"] = torch.tensor([teacher_round])
+    return protocol.encode_request(instructions, settings_of(instructions.method, rest, defaults), arrays)
+
+
+def message_type_of(content: RecordDict) -> str:
+    return protocol.DEPLOY if content["instructions"]["exchange"] == "deploy" else protocol.TRAIN
+
+
+def handled(trainer: Trainer, content: RecordDict) -> RecordDict:
+    """The reply to a request."""
+    return trainer.answer(message_type_of(content), content)
+
+
+def opened(content: RecordDict, reply: RecordDict, size: int | None) -> tuple[Result, Tensor | None]:
+    """What is in the reply to a request: the result, and delta [size]; None without arrays."""
+    result = protocol.decode_result(reply)
+    if "arrays" not in reply:
         return result, None
-    form = instructions.upload, instructions.topk_fraction
-    return result, protocol.decode_vectors(reply, {"delta": len(theta)}, *form)["delta"]
+    assert size is not None
+    method = content["instructions"]["method"]
+    form = protocol.upload_form(protocol.decode_settings(content, find_client(method).Settings))
+    return result, decode_arrays(reply, {"delta": Vector(size)}, form)["delta"]
+
+
+def ask_trainer(trainer: Trainer, theta: Tensor | None = None, **changes) -> tuple[Result, Tensor | None]:
+    content = request(theta, **changes)
+    return opened(content, handled(trainer, content), None if theta is None else len(theta))
 
 
 def ask(run_config, client=0, theta=None, **changes):
-    """One personal exchange."""
-    return answer(trainer(run_config, client).train, theta, **changes)
+    """One personal exchange: the result and delta, which is None for local."""
+    return ask_trainer(trainer(run_config, client), theta, **changes)
 
 
 def ask_globally(run_config, client=0, theta=None, **changes):
     """One global exchange."""
-    return answer(trainer(run_config, client).train_global, theta, **({"method": "mh-pfedhn-gd"} | changes))
+    return ask(run_config, client, theta, **({"method": GD, "exchange": "global_step"} | changes))
 
 
-# A round after those in which tests train, as a client loads what it kept in earlier ones.
-LATER = {"server_round": 10, "evaluate": True}
+def ask_to_keep_teacher(run_config, client=0, theta=None, **changes):
+    """The exchange that only hands out a teacher; the reply as it is."""
+    content = request(theta, method=GD, exchange="keep_teacher", **changes)
+    return handled(trainer(run_config, client), content)
 
 
-def ask_to_finish(run_config, client=0, theta=None, **changes):
-    return protocol.decode_evaluation(trainer(run_config, client).finish(request(theta, **(LATER | changes))))
+def ask_to_evaluate(run_config, client=0, theta=None, **changes) -> Evaluation:
+    return _evaluation(run_config, client, theta, TEST | changes)
 
 
-def ask_to_evaluate(run_config, client=0, theta=None, **changes):
-    return protocol.decode_evaluation(trainer(run_config, client).evaluate(request(theta, **(LATER | changes))))
+def ask_to_finish(run_config, client=0, theta=None, **changes) -> Evaluation:
+    return _evaluation(run_config, client, theta, FINISH | changes)
+
+
+def _evaluation(run_config, client, theta, changes) -> Evaluation:
+    content = request(theta, **changes)
+    reply = handled(trainer(run_config, client), content)
+    assert set(reply) == {"metrics"}
+    assert set(reply["metrics"]) == {"correct", "total", "loss"}
+    return protocol.decode_result(reply).evaluation
+
+
+# Registration
+
+
+def greeting(*facts: str, method="mh-pfedhn", seed=0, **settings) -> RecordDict:
+    """The server's question, which asks for these facts beyond K."""
+    return protocol.encode_greeting(method, seed, settings_of(method, settings), facts)
+
+
+def registered(trainer: Trainer, *facts: str, **changes) -> dict[str, int | str]:
+    """All that a client answers."""
+    reply = trainer.answer(protocol.REGISTER, greeting(*facts, **changes))
+    assert set(reply) == {"registration"}
+    return dict(reply["registration"])
+
+
+# What a client keeps
 
 
 def stored(run_config, client=0, run="run"):

@@ -6,9 +6,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from asking import ask, ask_globally, kept, random_theta, request, site, stored, theta_for, trainer
+from asking import (
+    FINISH,
+    GD,
+    TEST,
+    ask,
+    ask_globally,
+    ask_to_keep_teacher,
+    handled,
+    kept,
+    opened,
+    random_theta,
+    request,
+    site,
+    stored,
+    theta_for,
+    trainer,
+)
 from example_site.messages import request as site_request
-from example_site.messages import told
 from fresh_process import new_process
 from hypothesis import given
 from hypothesis import strategies as st
@@ -137,6 +152,17 @@ def test_nothing_is_sent_beyond_the_budget(tmp_path):
     ledger.check(Privacy(1.0, 3.0, max_epsilon=2 * limit))
 
 
+def test_several_uploads_at_once_must_fit_into_the_budget_together(tmp_path):
+    ledger = Ledger(tmp_path / "privacy.json")
+    limit = ledger.spent(Privacy(1.0, 3.0), 3).epsilon * 1.001
+    privacy = Privacy(1.0, 3.0, max_epsilon=limit)
+    ledger.add(privacy)
+    ledger.check(privacy, 2)
+    with pytest.raises(ProtocolError, match=f"above its max-epsilon of {limit:g}") as error:
+        ledger.check(privacy, 3)
+    assert error.value.reason == "privacy-budget"
+
+
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "{}", '{"releases": [1]}', '{"releases": {"x": 1}}', '{"releases": {"1.0": -1}}']
 )
@@ -174,7 +200,7 @@ def test_a_simulated_client_sends_the_clipped_and_noised_delta(run_config):
 
 
 def test_every_exchange_costs_and_has_noise_of_its_own(run_config):
-    run_config |= NOISED | {"method": "mh-pfedhn-gd"}
+    run_config |= NOISED
     w_g, theta = theta_for(site(run_config, 0)), theta_for(site(run_config, 1))
     epsilons, noises = [], []
     for server_round in (1, 2):
@@ -186,7 +212,7 @@ def test_every_exchange_costs_and_has_noise_of_its_own(run_config):
         result, delta = ask_globally(run_config, 1, w_g, **told)
         epsilons.append(result.privacy.epsilon)
         noises.append(delta[:1000])
-        result, delta = ask(run_config, 1, theta, **told)
+        result, delta = ask(run_config, 1, theta, method=GD, **told)
         epsilons.append(result.privacy.epsilon)
         noises.append(delta[:1000])
     for count, epsilon in enumerate(epsilons, 1):
@@ -231,16 +257,22 @@ def test_the_codec_and_its_residual_see_only_the_noised_delta(run_config):
 
 
 def test_a_method_that_sends_no_vectors_costs_nothing(run_config):
-    result, delta = ask(run_config | NOISED | {"method": "local"}, 1, None, method="local")
+    result, delta = ask(run_config | NOISED, 1, None, method="local")
     assert delta is None
     assert result.privacy is None
     assert not (stored(run_config, 1) / "privacy.json").exists()
 
 
-@pytest.mark.parametrize("handle", ["evaluate", "finish"])
-def test_testing_and_finishing_cost_nothing(run_config, handle):
+def test_keeping_a_teacher_costs_nothing(run_config):
+    reply = ask_to_keep_teacher(run_config | NOISED, 1, theta_for(site(run_config, 0)))
+    assert protocol.decode_result(reply).privacy is None
+    assert not (stored(run_config, 1) / "privacy.json").exists()
+
+
+@pytest.mark.parametrize("kind", [TEST, FINISH], ids=["to test", "to finish"])
+def test_testing_and_finishing_cost_nothing(run_config, kind):
     theta = theta_for(site(run_config, 1))
-    getattr(trainer(run_config | NOISED, 1), handle)(request(theta))
+    handled(trainer(run_config | NOISED, 1), request(theta, **kind))
     assert not (stored(run_config, 1) / "privacy.json").exists()
 
 
@@ -254,9 +286,8 @@ def test_sites_of_a_deployment_decide_for_themselves():
 
 def ask_site(private, **changes):
     """A personal round: result and delta."""
-    reply = trainer_of(private).answer(protocol.PERSONAL, site_request(private, **changes))
-    delta = protocol.decode_vectors(reply, {"delta": private.personal.parameters.size})["delta"]
-    return protocol.decode_training_result(reply), delta
+    content = site_request(private, **changes)
+    return opened(content, handled(trainer_of(private), content), private.personal.parameters.size)
 
 
 def test_a_site_draws_noise_that_the_server_cannot_draw_again(tmp_path):
@@ -294,9 +325,26 @@ def test_a_site_counts_over_runs_and_stops_at_its_budget(tmp_path, capsys):
 def test_the_global_models_delta_is_noised_and_refused_too(tmp_path):
     private = load(tmp_path, GLOBAL, privacy=SITE | {"max-epsilon": 1e-3})
     theta = random_theta(private.for_seed(0).global_model("lenet").parameters.size)
-    content = protocol.encode_request(told(method="mh-pfedhn-gd", global_model="lenet"), {"theta": theta})
     with pytest.raises(ProtocolError, match="privacy budget is spent"):
-        trainer_of(private).answer(protocol.GLOBAL, content)
+        handled(trainer_of(private), request(theta, method=GD, exchange="global_step"))
+    assert not (tmp_path / "state/runs").exists()
+
+
+def test_a_site_whose_budget_is_spent_is_tested_keeps_teachers_and_finishes(tmp_path):
+    private = load(tmp_path, GLOBAL, privacy=SITE | {"max-epsilon": 1e-3})
+    theta = random_theta(private.for_seed(0).global_model("lenet").parameters.size)
+    for content in (
+        request(theta, method=GD, exchange="keep_teacher"),
+        site_request(private, **TEST),
+        site_request(private, **FINISH),
+        request(None, method="local"),
+    ):
+        handled(trainer_of(private), content)
+    assert not (tmp_path / "state/privacy.json").exists()
+    # Nor does it send what the server does not say that it waits for.
+    for changes in ({"compress": ()}, {"compress": ("other",)}):
+        with pytest.raises(ProtocolError, match="privacy budget is spent"):
+            ask_site(private, **changes)
 
 
 def test_a_damaged_ledger_keeps_a_site_from_starting(tmp_path):
@@ -339,16 +387,16 @@ def test_mistakes_in_privacy_are_told(tmp_path, privacy, words):
     ],
 )
 def test_an_epsilon_that_is_none_is_refused(changes):
-    result = protocol.TrainingResult(10, 0.5, None, protocol.PrivacySpent(2.5, 1e-5))
-    content = protocol.encode_training_result(result, {})
-    assert protocol.decode_training_result(content) == result
+    result = protocol.Result(10, 0.5, privacy=protocol.PrivacySpent(2.5, 1e-5))
+    content = protocol.encode_result(result)
+    assert protocol.decode_result(content) == result
     record = next(iter(content.metric_records.values()))
     for key, value in changes.items():
         record.pop(key)
         if value is not None:
             record[key] = value
     with pytest.raises(ProtocolError):
-        protocol.decode_training_result(content)
+        protocol.decode_result(content)
 
 
 def test_seeded_draws_are_those_of_their_generator():

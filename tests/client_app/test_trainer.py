@@ -1,63 +1,106 @@
-"""What a client answers to the server's messages, and what it keeps between them."""
+"""What a client answers to the server's messages, and what it keeps between them, whatever the method."""
 
+import sys
+from dataclasses import replace
+
+import own_method
 import pytest
 import torch
 from asking import (
     CLASSES,
+    FINISH,
+    GD,
     NUM_CLIENTS,
     SHAPE,
+    TEST,
     ask,
     ask_globally,
     ask_to_evaluate,
     ask_to_finish,
     context_of,
+    greeting,
+    handled,
     kept,
     random_theta,
+    registered,
     request,
     site,
     stored,
     theta_for,
-    told,
     trainer,
 )
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from fresh_process import new_process
 from torch.nn import functional
 
-from client_app.methods import METHODS
-from client_app.trainer import trainer_for
-from client_app.training import SGDSettings, evaluate, train
-from common import config as config_module
+from client_app.privacy import Privacy
+from client_app.trainer import Trainer, trainer_for
+from client_app.training import evaluate
 from common import protocol
+from common.arrays import decode_arrays
 from common.codec import decode, encode
 from common.config import load_config
 from common.data.simulation import divide
 from common.errors import UserError
+from common.methods import built_in
 from common.models import build_model
 from common.params import ParameterVector
 from common.protocol import VERSION, ProtocolError
+from common.schema import Array as Expected
+from common.schema import Vector
+from common.seeding import seeded_generator
+
+KINDS = {"to train": {}, "to test": TEST, "to finish": FINISH}
+
+
+def error_of(function, *arguments, **options):
+    with pytest.raises(ProtocolError) as caught:
+        function(*arguments, **options)
+    return caught.value
+
 
 # Registration
 
 
 def test_a_client_registers_with_its_key_and_the_size_of_its_model_and_nothing_else(run_config):
-    reply = trainer(run_config, 1).register(protocol.encode_greeting())
     model = build_model("mlp", SHAPE, CLASSES, seed=0)
     size = sum(parameter.numel() for parameter in model.parameters())
-    assert {name: dict(record) for name, record in reply.items()} == {
-        "registration": {"client-key": "1", "num-params": size}
-    }
+    assert registered(trainer(run_config, 1)) == {"client-key": "1", "num-params": size}
+
+
+def test_of_the_facts_that_the_method_can_tell_a_client_tells_those_that_it_is_asked_for(run_config, tmp_path):
+    own = own_trainer(run_config, tmp_path)
+    size = site(run_config).num_params
+    nothing = {"client-key": "0", "num-params": size}
+    assert registered(own, method=own_method.NAME) == nothing
+    assert registered(own, "age", method=own_method.NAME) == nothing
+    assert registered(own, "colour", "age", method=own_method.NAME) == nothing | {"colour": "red"}
+    both = registered(own, "classes", "colour", method=own_method.NAME, colour="blue")
+    assert both == nothing | {"classes": own_method.CLASSES, "colour": "blue"}
+
+
+def test_a_client_registers_as_what_it_is_in_a_run_of_the_seed_that_it_is_told(run_config):
+    asked = []
+
+    def site_of(seed):
+        asked.append(seed)
+        return site(run_config, seed)  # another client, to tell them apart
+
+    own = Trainer(site_of, lambda run_name: pytest.fail("a registration needs no folder"))
+    assert registered(own, seed=3)["client-key"] == "3"
+    assert registered(own, seed=1)["client-key"] == "1"
+    assert asked == [3, 1]
 
 
 def test_a_server_of_another_version_is_refused(run_config):
-    with pytest.raises(ProtocolError, match=f"version {VERSION - 1}") as error:
-        trainer(run_config).register(RecordDict({"instructions": ConfigRecord({"protocol-version": VERSION - 1})}))
-    assert error.value.reason == "version"
-    content = protocol.encode_request(told(protocol_version=0), {"theta": theta_for(site(run_config))})
-    for handle in (trainer(run_config).train, trainer(run_config).evaluate, trainer(run_config).finish):
-        with pytest.raises(ProtocolError) as error:
-            handle(content)
-        assert error.value.reason == "version"
+    old = RecordDict({"instructions": ConfigRecord({"protocol-version": VERSION - 1})})
+    error = error_of(trainer(run_config).answer, protocol.REGISTER, old)
+    assert error.reason == "version"
+    assert f"version {VERSION - 1}" in error.detail
+    for kind in KINDS.values():
+        content = request(theta_for(site(run_config)), **kind)
+        content["instructions"]["protocol-version"] = 0
+        assert error_of(handled, trainer(run_config), content).reason == "version"
 
 
 @pytest.mark.parametrize(
@@ -78,46 +121,109 @@ def test_a_node_that_does_not_say_which_client_it_plays_is_told_how(run_config, 
 # Requests that are not right
 
 
-def with_vectors(**arrays):
-    content = protocol.encode_request(told(), {})
-    content["vectors"] = ArrayRecord({name: Array(values.numpy()) for name, values in arrays.items()})
+def with_arrays(kind, **arrays):
+    content = request(None, **kind)
+    content["arrays"] = ArrayRecord({name: Array(values.numpy()) for name, values in arrays.items()})
     return content
 
 
-def bad_requests(size):
+def changed(content, record, **values):
+    """The content with other values of a record; None takes one out."""
+    for name, value in values.items():
+        key = name.replace("_", "-")
+        if value is None:
+            content[record].pop(key, None)
+        else:
+            content[record][key] = value
+    return content
+
+
+def bad_requests(size, kind):
     good = torch.zeros(size)
-    yield "malformed", protocol.encode_request(told(method="fedprox"), {"theta": good})
-    yield "malformed", protocol.encode_request(told(), {})
-    yield "malformed", with_vectors(weights=good)
-    yield "malformed", with_vectors(theta=good, more=good)
-    yield "wrong-length", with_vectors(theta=good[1:])
-    yield "wrong-dtype", with_vectors(theta=good.double())
-    yield "not-finite", with_vectors(theta=good.index_fill(0, torch.tensor([size - 1]), float("inf")))
+    yield "unknown-method", changed(request(good, **kind), "instructions", method="fedprox")
+    yield "malformed", changed(request(good, **kind), "instructions", method="")
+    yield "malformed", changed(request(good, **kind), "instructions", exchange="personal_")
+    yield "malformed", changed(request(good, **kind), "instructions", exchange=None)
+    yield "malformed", changed(request(good, **kind), "instructions", batch_size=8)
+    yield "malformed", request(None, **kind)
+    yield "malformed", with_arrays(kind, weights=good)
+    yield "malformed", with_arrays(kind, theta=good, more=good)
+    yield "wrong-length", with_arrays(kind, theta=good[1:])
+    yield "wrong-dtype", with_arrays(kind, theta=good.double())
+    yield "not-finite", with_arrays(kind, theta=good.index_fill(0, torch.tensor([size - 1]), float("inf")))
     yield "malformed", RecordDict()
 
 
-def test_a_bad_request_is_refused_by_name_and_leaves_no_trace(run_config):
-    size = site(run_config).personal.parameters.size
-    for reason, content in bad_requests(size):
-        for handle in (trainer(run_config).train, trainer(run_config).evaluate, trainer(run_config).finish):
-            with pytest.raises(ProtocolError) as error:
-                handle(content)
-            assert error.value.reason == reason
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_a_bad_request_is_refused_by_name_and_leaves_no_trace(run_config, kind):
+    size = site(run_config).num_params
+    for reason, content in bad_requests(size, kind):
+        for message_type in (protocol.TRAIN, protocol.DEPLOY):
+            assert error_of(trainer(run_config).answer, message_type, content).reason == reason
     assert not stored(run_config).exists()
     after = ask(run_config, theta=torch.zeros(size))
     new_process()
     assert torch.equal(after[1], ask(run_config, theta=torch.zeros(size))[1])
 
 
+def test_a_message_of_another_type_is_refused_with_the_known_ones(run_config):
+    for message_type in ("train.personal", "train", "", "evaluate.deploy "):
+        error = error_of(trainer(run_config).answer, message_type, request(theta_for(site(run_config))))
+        assert error.reason == "malformed"
+        assert "one of ['query.register', 'train.exchange', 'evaluate.deploy']" in error.detail
+
+
 def test_an_unknown_method_is_answered_with_the_known_ones(run_config):
-    with pytest.raises(ProtocolError, match="'fedprox', but this client knows " + ", ".join(METHODS)):
-        trainer(run_config).train(protocol.encode_request(told(method="fedprox"), {}))
+    for message_type, content in ((protocol.TRAIN, request(None)), (protocol.REGISTER, greeting())):
+        content = changed(content, "instructions", method="fedprox")
+        error = error_of(trainer(run_config).answer, message_type, content)
+        assert error.reason == "unknown-method"
+        assert error.detail == f"method is 'fedprox', but this client knows {', '.join(built_in())}"
 
 
-def test_local_takes_no_vectors(run_config):
+def test_local_takes_no_arrays(run_config):
     theta = theta_for(site(run_config))
     with pytest.raises(ProtocolError, match="theta"):
         ask(run_config, theta=theta, method="local")
+
+
+SETTINGS_OF = "mh-pfedhn-gd"  # has settings of every type
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        # Out of range.
+        *({"local_epochs": 0}, {"local_epochs": -1}, {"batch_size": 0}, {"client_lr": 0.0}, {"client_lr": -0.1}),
+        *({"client_lr": float("nan")}, {"client_lr": float("inf")}, {"client_momentum": 1.5}),
+        *({"topk_fraction": 0.0}, {"topk_fraction": 1.5}, {"temperature": 0.0}, {"distillation_coefficient": 2.0}),
+        *({"upload": "gzip"}, {"upload": ""}, {"download": "topk"}, {"global_model": "alexnet"}),
+        # Of another type.
+        *({"local_epochs": 1.0}, {"local_epochs": True}, {"local_epochs": "1"}, {"local_epochs": [1]}),
+        *({"client_lr": 1}, {"client_lr": "0.1"}, {"client_lr": True}, {"client_lr": [0.1]}),
+        *({"anchor": 1}, {"anchor": "true"}, {"error_feedback": 0.0}, {"error_feedback": b"1"}),
+        *({"upload": 1}, {"upload": ["dense"]}, {"upload": b"dense"}),
+        # Missing, or one too many.
+        *({"anchor": None}, {"temperature": None}, {"hn_lr": 0.1}, {"": 1}),
+    ],
+    ids=str,
+)
+def test_settings_that_are_missing_out_of_range_or_of_another_type_are_malformed(run_config, changes):
+    theta = theta_for(site(run_config))
+    for kind in KINDS.values():
+        content = changed(request(theta, **({"method": SETTINGS_OF} | kind)), "settings", **changes)
+        error = error_of(handled, trainer(run_config), content)
+        assert error.reason == "malformed"
+        assert next(iter(changes)).replace("_", "-") in error.detail
+    content = changed(greeting(method=SETTINGS_OF), "settings", **changes)
+    assert error_of(trainer(run_config).answer, protocol.REGISTER, content).reason == "malformed"
+    assert not stored(run_config).exists()
+
+
+def test_a_request_without_settings_is_malformed(run_config):
+    content = request(theta_for(site(run_config)))
+    del content["settings"]
+    assert error_of(handled, trainer(run_config), content).reason == "malformed"
 
 
 @pytest.mark.parametrize("run_name", ["../elsewhere", "/elsewhere", "a/b", ".."])
@@ -128,161 +234,181 @@ def test_a_server_cannot_make_a_client_write_outside_its_results(run_config, tmp
     assert not list(tmp_path.rglob("*.pt"))
 
 
-# Training
+# Exchanges
 
 
-def trained_by_hand(run_config, client, start, server_round=1):
-    fresh = site(run_config, client)
-    fresh.personal.parameters.write(start)
-    settings = SGDSettings(epochs=1, batch_size=8, lr=0.02, momentum=0.9, weight_decay=5e-4, max_grad_norm=50.0)
-    loss = train(fresh.personal.model, fresh.train, settings, fresh.generator(0, server_round))
-    return loss, fresh.personal.parameters.read()
+@pytest.mark.parametrize(
+    "name", ["unknown", "unmarked", "load", "facts", "receives", "exchanges", "settings", "Settings", "__init__"]
+)
+def test_nothing_of_a_method_but_its_exchanges_can_be_called_by_a_message(run_config, tmp_path, name):
+    own = own_trainer(run_config, tmp_path)
+    for deploys in (False, True):
+        content = request(None, method=own_method.NAME, exchange=name, deploys=deploys)
+        error = error_of(own.answer, protocol.TRAIN, content)
+        assert error.reason == "malformed"
+        exchanges = "deploy, diverged, echo, means, prototypes, vectors"
+        assert error.detail == f"method 'own_method:Own' has no exchange {name!r} here, only {exchanges}"
+    content = changed(request(theta_for(site(run_config))), "instructions", exchange=name)
+    assert error_of(trainer(run_config).answer, protocol.TRAIN, content).reason == "malformed"
+    assert not (tmp_path / "clients").exists()
 
 
-@pytest.mark.parametrize("anchor", [True, False])
-@pytest.mark.parametrize("client", [0, 1])
-def test_delta_is_what_was_sent_minus_what_training_made_of_it(run_config, client, anchor):
-    seeded = build_model(("lenet", "mlp")[client], SHAPE, CLASSES, seed=0)
-    theta_0 = ParameterVector(seeded).read() if anchor else 0
-    theta = theta_for(site(run_config, client))
-    result, delta = ask(run_config, client, theta, anchor=anchor)
-    loss, trained = trained_by_hand(run_config, client, theta_0 + theta)
-    assert torch.equal(delta, (theta_0 + theta) - trained)
-    assert delta.norm() > 0
-    assert result.train_loss == loss
-    assert result.num_examples == len(site(run_config, client).train)
-    assert result.evaluation is None
+def test_the_exchange_that_deploys_does_nothing_where_the_message_does_not_say_that_it_deploys(run_config):
+    theta = theta_for(site(run_config))
+    content = request(theta, **(FINISH | {"deploys": False}))
+    reply = handled(trainer(run_config), content)
+    assert {name: dict(record) for name, record in reply.items()} == {"metrics": {}}
+    assert not stored(run_config).exists()
 
 
-def test_a_first_step_moves_delta_along_the_gradient(run_config):
-    # Descending on delta must raise what the client descends on: the sign that PAPER-NOTES found reversed.
-    fresh = site(run_config)
-    theta = theta_for(fresh)
-    num = len(fresh.train)
-    _, delta = ask(run_config, theta=theta, batch_size=num, client_weight_decay=0.0, max_grad_norm=1e9)
-    fresh.personal.parameters.write(fresh.personal.anchor + theta)
-    images, labels = fresh.train.batch(torch.arange(num))
-    loss = functional.cross_entropy(fresh.personal.model(images), labels)
-    gradient = torch.cat(
-        [each.flatten() for each in torch.autograd.grad(loss, list(fresh.personal.model.parameters()))]
-    )
-    torch.testing.assert_close(delta, 0.02 * gradient, rtol=1e-3, atol=1e-6)
+# A method from outside
 
 
-def test_theta_0_depends_on_architecture_and_seed_but_not_on_the_client(run_config):
-    lenet, mlp, other_lenet, _ = (site(run_config, client) for client in range(4))
-    assert torch.equal(lenet.personal.anchor, other_lenet.personal.anchor)
-    assert not torch.equal(lenet.train.images[:4], other_lenet.train.images[:4])
-    assert lenet.personal.anchor.shape != mlp.personal.anchor.shape
-    assert not torch.equal(lenet.personal.anchor, site(run_config | {"seed": 1}).personal.anchor)
-    assert torch.equal(lenet.personal.anchor, ParameterVector(build_model("lenet", SHAPE, CLASSES, seed=0)).read())
+def own_trainer(run_config, tmp_path, client=0, methods=(own_method.NAME,), privacy=None):
+    """The trainer of a simulated client that takes part in these methods from outside."""
+    own = replace(site(run_config, client), foreign_methods=frozenset(methods), privacy=privacy)
+    return Trainer(lambda seed: own, lambda run_name: tmp_path / "clients" / run_name)
 
 
-def test_theta_0_is_the_same_after_training(run_config):
-    fresh = site(run_config)
-    before = fresh.personal.anchor.clone()
-    first = ask(run_config, theta=torch.zeros(fresh.personal.parameters.size))
-    again = ask(run_config, theta=torch.zeros(fresh.personal.parameters.size))
-    assert torch.equal(first[1], again[1])
-    assert torch.equal(trainer(run_config)._site_of(0).personal.anchor, before)
+def own_exchange(own, name, schema, theta=None, **changes):
+    """Result and arrays of an exchange of the tests' own method."""
+    content = request(theta, **({"method": own_method.NAME, "exchange": name} | changes))
+    reply = own.answer(protocol.TRAIN, content)
+    settings = protocol.decode_settings(content, own_method.OwnSettings)
+    return protocol.decode_result(reply), decode_arrays(reply, schema, protocol.upload_form(settings))
+
+
+def test_arrays_of_more_dimensions_and_of_whole_numbers_go_both_ways(run_config, tmp_path):
+    own = own_trainer(run_config, tmp_path)
+    for rows in (0, 2, 5):
+        schema = {"prototypes": Expected((rows, 3)), "labels": Expected((rows,), "int64")}
+        result, arrays = own_exchange(own, "prototypes", schema, rows=rows)
+        assert (result.train_loss, result.num_examples) == (0.25, len(site(run_config).train))
+        assert torch.equal(arrays["prototypes"], own_method.table(rows))
+        assert torch.equal(arrays["labels"], torch.arange(rows) % own_method.CLASSES)
+        assert arrays["labels"].dtype == torch.int64
+        content = request(None, method=own_method.NAME, exchange="echo")
+        content["arrays"] = own.answer(
+            protocol.TRAIN, request(None, method=own_method.NAME, exchange="prototypes", rows=rows)
+        )["arrays"]
+        reply = own.answer(protocol.TRAIN, content)
+        assert reply["arrays"] == content["arrays"]
+        assert dict(reply["metrics"]) == {}  # nothing was trained
+
+
+def test_what_a_method_receives_is_checked_against_its_schema(run_config, tmp_path):
+    own = own_trainer(run_config, tmp_path)
+    prototypes, labels = own_method.table(2), torch.tensor([1, 3])
+    for reason, arrays in (
+        ("wrong-length", {"prototypes": own_method.table(6), "labels": torch.zeros(6, dtype=torch.int64)}),
+        ("wrong-length", {"prototypes": prototypes, "labels": labels[:1]}),
+        ("wrong-length", {"prototypes": prototypes.flatten(), "labels": labels}),
+        ("wrong-dtype", {"prototypes": prototypes, "labels": labels.float()}),
+        ("out-of-range", {"prototypes": prototypes, "labels": labels + 1}),
+        ("not-finite", {"prototypes": prototypes / 0, "labels": labels}),
+        ("malformed", {"prototypes": prototypes}),
+    ):
+        content = with_arrays({"method": own_method.NAME, "exchange": "echo"}, **arrays)
+        assert error_of(own.answer, protocol.TRAIN, content).reason == reason
+
+
+def test_a_method_from_outside_deploys_is_tested_and_finishes_as_ours_do(run_config, tmp_path):
+    own, theta = own_trainer(run_config, tmp_path), theta_for(site(run_config))
+    reply = own.answer(protocol.DEPLOY, request(theta, method=own_method.NAME, **FINISH))
+    assert protocol.decode_result(reply).evaluation == ask_to_finish(run_config, theta=theta)
+    assert (tmp_path / "clients/run/personal-model.pt").exists()
+
+
+FOREIGN = """
+from client_app.methods.base import ClientMethod
+
+class Method(ClientMethod):
+    def load(self, task):
+        pass
+"""
+
+
+@pytest.mark.parametrize("listed", [(), ("foreign_half:Other", "foreign_half", "own_method:Own")])
+def test_a_method_that_the_site_does_not_list_is_refused_and_nothing_of_it_is_imported(
+    run_config, tmp_path, monkeypatch, listed
+):
+    (tmp_path / "foreign_half.py").write_text(FOREIGN)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = own_trainer(run_config, tmp_path, methods=listed)
+    modules = set(sys.modules)
+    asked = [(protocol.REGISTER, greeting()), (protocol.TRAIN, request(None)), (protocol.DEPLOY, request(None, **TEST))]
+    for name in ("foreign_half:Method", "foreign_half:", ":Method", "os:system", "client_app.methods.local:Local"):
+        for message_type, content in asked:
+            changed(content, "instructions", method=name)
+            error = error_of(own.answer, message_type, content)
+            assert error.reason == "unknown-method"
+            assert repr(name) in error.detail
+            assert "does not list it under methods" in error.detail
+    assert set(sys.modules) == modules
+
+
+@pytest.mark.parametrize("name", ["base", "methods", "os", "../local", "local.py", "LOCAL", "client_app.methods.local"])
+def test_a_name_without_a_class_is_that_of_one_of_our_methods_or_refused(run_config, name):
+    modules = set(sys.modules)
+    content = changed(request(None), "instructions", method=name)
+    assert error_of(handled, trainer(run_config), content).reason in ("unknown-method", "malformed")
+    assert set(sys.modules) == modules
+
+
+def test_a_method_that_the_site_lists_is_imported_by_the_first_message(run_config, tmp_path, monkeypatch):
+    (tmp_path / "foreign_half.py").write_text(FOREIGN)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = own_trainer(run_config, tmp_path, methods=["foreign_half:Method"])
+    content = changed(request(None, method="local", **TEST), "instructions", method="foreign_half:Method")
+    content["settings"] = ConfigRecord()
+    try:
+        reply = own.answer(protocol.DEPLOY, content)
+        assert "foreign_half" in sys.modules
+    finally:
+        sys.modules.pop("foreign_half", None)
+    fresh = site(run_config)  # at its initialisation, since its `load` does nothing
+    assert protocol.decode_result(reply).evaluation == evaluate(fresh.personal.model, fresh.test)
+
+
+# Tests
 
 
 def test_the_received_weights_are_tested_before_they_are_trained(run_config):
     fresh = site(run_config)
     theta = theta_for(fresh)
-    result, delta = ask(run_config, theta=theta, evaluate=True)
+    result, delta = ask(run_config, theta=theta, test=True)
     fresh.personal.parameters.write(fresh.personal.anchor + theta)
     assert result.evaluation == evaluate(fresh.personal.model, fresh.test)
     assert ask_to_evaluate(run_config, theta=theta) == result.evaluation
     assert torch.equal(delta, ask(run_config, theta=theta)[1])  # and the test changes nothing in training
 
 
-def test_hyperparameters_are_the_servers(run_config):
+@pytest.mark.parametrize("kind", [{}, {"exchange": "deploy"}, {"exchange": "deploy", "final": True}], ids=str)
+def test_nothing_is_tested_that_the_server_does_not_ask_to_test(run_config, tmp_path, kind):
     theta = theta_for(site(run_config))
-    usual = ask(run_config, theta=theta)[1]
-    changes = [
-        {"local_epochs": 2},
-        {"batch_size": 5},
-        {"client_lr": 0.01},
-        {"client_momentum": 0.0},
-        {"client_weight_decay": 0.1},
-        {"max_grad_norm": 0.01},
-        {"seed": 1},
-        {"server_round": 2},
-    ]
-    for change in changes:
-        assert not torch.equal(usual, ask(run_config, theta=theta, **change)[1]), change
+    without_test_samples = replace(site(run_config), test=None)
+    own = Trainer(lambda seed: without_test_samples, lambda run_name: tmp_path / run_name)
+    assert protocol.decode_result(handled(own, request(theta, **kind))).evaluation is None
+    with pytest.raises(AttributeError, match="NoneType"):
+        handled(own, request(theta, test=True, **kind))
 
 
 def test_what_a_client_learns_does_not_depend_on_whom_the_worker_served_before(run_config):
     config = run_config | {"models": "resnet10"}
     thetas = [theta_for(site(config), seed, scale=0.0) for seed in range(3)]
-    alone = [ask(config, 0, theta, server_round=1 + i, evaluate=True) for i, theta in enumerate(thetas)]
+    alone = [ask(config, 0, theta, server_round=1 + i, test=True) for i, theta in enumerate(thetas)]
     new_process()
     crowded = []
     other_run = config | {"results-dir": config["results-dir"] + "-crowded"}
     torch.manual_seed(99)
     for i, theta in enumerate(thetas):
         ask(other_run, 2, theta, server_round=1 + i)
-        crowded.append(ask(other_run, 0, theta, server_round=1 + i, evaluate=True))
+        crowded.append(ask(other_run, 0, theta, server_round=1 + i, test=True))
         ask(other_run, 1, theta, server_round=1 + i)
         ask_to_evaluate(other_run, 3, theta)
     for (result, delta), (other_result, other_delta) in zip(alone, crowded, strict=True):
         assert result == other_result
         assert torch.equal(delta, other_delta)
-
-
-# Batch-norm statistics
-
-
-def test_batch_norm_statistics_stay_with_the_client(run_config):
-    config = run_config | {"models": "resnet10"}
-    theta = torch.zeros(site(config).personal.parameters.size)
-    batches = -(-len(site(config).train) // 8)
-
-    ask(config, 0, theta)
-    first = kept(config)
-    ask(config, 2, theta)  # the same architecture in the same process
-    assert {name for name in first if "running_mean" in name} != set()
-    assert all(torch.equal(tensor, first[name]) for name, tensor in kept(config).items())
-    assert not torch.equal(first["1.running_mean"], kept(config, 2)["1.running_mean"])
-
-    before_restart = ask_to_evaluate(config, 0, theta)
-    new_process()
-    assert ask_to_evaluate(config, 0, theta) == before_restart
-    assert ask_to_evaluate(config, 1, theta) != before_restart
-
-    ask(config, 0, theta, server_round=2)
-    assert int(kept(config)["1.num_batches_tracked"]) in (2 * batches, 2 * (batches - 1))
-    # By hand: the weights of round 2 with the statistics of round 1 as a start.
-    fresh = site(config)
-    fresh.personal.parameters.write(fresh.personal.anchor + theta)
-    fresh.personal.model.load_state_dict(first, strict=False)
-    settings = SGDSettings(epochs=1, batch_size=8, lr=0.02, momentum=0.9, weight_decay=5e-4, max_grad_norm=50.0)
-    train(fresh.personal.model, fresh.train, settings, fresh.generator(0, 2))
-    assert all(torch.equal(tensor, kept(config)[name]) for name, tensor in fresh.personal.model.named_buffers())
-
-
-def test_another_run_starts_with_new_statistics(run_config):
-    config = run_config | {"models": "resnet10"}
-    theta = torch.zeros(site(config).personal.parameters.size)
-    untouched = ask_to_evaluate(config, 0, theta)
-    ask(config, 0, theta)
-    assert ask_to_evaluate(config, 0, theta) != untouched
-    assert ask_to_evaluate(config, 0, theta, run_name="another") == untouched
-
-
-def test_statistics_of_one_diverged_round_do_not_spoil_the_rounds_after(run_config):
-    config = run_config | {"models": "resnet10"}
-    theta = torch.zeros(site(config).personal.parameters.size)
-    content = protocol.encode_request(told(client_lr=1e30, client_momentum=0.0), {"theta": theta})
-    reply = trainer(config).train(content)  # the server will refuse it
-    with pytest.raises(ProtocolError) as error:
-        protocol.decode_training_result(reply)
-    assert error.value.reason == "not-finite"
-    result, delta = ask(config, 0, theta, server_round=2, evaluate=True)
-    assert result.evaluation is not None
-    assert torch.isfinite(delta).all()
 
 
 # Wire forms of the download
@@ -295,10 +421,11 @@ def test_delta_is_relative_to_the_weights_as_they_arrived(run_config, download, 
     arrived = decode(encode(theta, download, 1.0), download, 1.0, len(theta))
     assert (theta - arrived).abs().max() > 1e-6
     # Without a step, nothing of the rounding may show: the server would take it for training.
-    _, still = ask(run_config, 1, theta, download=download, anchor=anchor, client_lr=0.0)
+    no_step = {"client_lr": 1e-300, "client_weight_decay": 0.0}
+    _, still = ask(run_config, 1, theta, download=download, anchor=anchor, **no_step)
     assert torch.equal(still, torch.zeros(len(theta)))
-    lossy = ask(run_config, 1, theta, download=download, anchor=anchor, evaluate=True)
-    exact = ask(run_config, 1, arrived, anchor=anchor, evaluate=True)
+    lossy = ask(run_config, 1, theta, download=download, anchor=anchor, test=True)
+    exact = ask(run_config, 1, arrived, anchor=anchor, test=True)
     assert lossy[0] == exact[0]
     assert torch.equal(lossy[1], exact[1])
     assert not torch.equal(lossy[1], ask(run_config, 1, theta, anchor=anchor)[1])
@@ -325,7 +452,7 @@ def residual(run_config, client=1, exchange="personal"):
 @pytest.mark.parametrize("restarts", [False, True])
 @pytest.mark.parametrize(("upload", "fraction"), [("topk", 0.1), ("topk", 0.001), ("half", 0.3), ("int8", 0.3)])
 def test_all_that_arrives_and_what_is_left_are_the_sum_of_what_was_learned(run_config, upload, fraction, restarts):
-    size = site(run_config, 1).personal.parameters.size
+    size = site(run_config, 1).num_params
     lossy = {"upload": upload, "topk_fraction": fraction}
     arrived, learned, left = torch.zeros(size), torch.zeros(size), torch.zeros(size)
     for server_round in (1, 2, 3):
@@ -350,13 +477,13 @@ def test_all_that_arrives_and_what_is_left_are_the_sum_of_what_was_learned(run_c
 
 
 def test_personal_and_global_exchange_have_a_residual_each(run_config):
-    lossy = {"upload": "topk", "error_feedback": True, "method": "mh-pfedhn-gd"}
+    lossy = {"upload": "topk", "error_feedback": True, "method": GD}
     w_g, theta = theta_for(site(run_config, 0)), theta_for(site(run_config, 1))
     ask_globally(run_config, 1, w_g, **lossy)
-    first = residual(run_config, exchange="global")
+    first = residual(run_config, exchange="global_step")
     assert len(first) == len(w_g)
     ask(run_config, 1, theta, **lossy)
-    assert torch.equal(residual(run_config, exchange="global"), first)
+    assert torch.equal(residual(run_config, exchange="global_step"), first)
     assert len(residual(run_config)) == len(theta) != len(w_g)
     exact = ask_globally(run_config, 1, w_g, server_round=2, run_name="exact")[1]
     received = ask_globally(run_config, 1, w_g, server_round=2, **lossy)[1]
@@ -385,11 +512,10 @@ def test_a_diverged_round_is_refused_as_not_finite_and_leaves_the_residual_as_it
 
     def exchange():
         content = request(theta, server_round=2, client_lr=1e30, client_momentum=0.0, **feedback)
-        protocol.decode_vectors(trainer(run_config, 1).train(content), {"delta": len(theta)}, upload, 0.3)
+        reply = handled(trainer(run_config, 1), content)
+        decode_arrays(reply, {"delta": Vector(len(theta))}, protocol.WireForm(upload, 0.3))
 
-    with pytest.raises(ProtocolError) as error:
-        exchange()
-    assert error.value.reason == "not-finite"
+    assert error_of(exchange).reason == "not-finite"
     assert (stored(run_config, 1) / "personal-residual.pt").read_bytes() == before
     assert torch.isfinite(ask(run_config, 1, theta, server_round=3, **feedback)[1]).all()
 
@@ -399,10 +525,120 @@ def test_a_delta_that_half_cannot_send_is_refused_and_leaves_the_residual_as_it_
     half = {"upload": "half", "error_feedback": True}
     ask(run_config, 1, theta, **half)
     before = (stored(run_config, 1) / "personal-residual.pt").read_bytes()
-    with pytest.raises(ProtocolError) as error:
-        ask(run_config, 1, theta, batch_size=1000, client_lr=1e8, **half)
-    assert error.value.reason == "not-encodable"
+    error = error_of(ask, run_config, 1, theta, batch_size=1000, client_lr=1e8, **half)
+    assert error.reason == "not-encodable"
     assert (stored(run_config, 1) / "personal-residual.pt").read_bytes() == before
+
+
+TOPK = {"upload": "topk", "topk_fraction": 0.1}
+
+
+@pytest.mark.parametrize("compress", [(), ("delta",), ("bias",), ("delta", "bias"), ("bias", "absent")], ids=str)
+def test_codecs_and_their_residuals_are_for_the_arrays_that_the_server_names(run_config, tmp_path, compress):
+    theta = theta_for(site(run_config))
+    sent = {
+        "delta": theta - theta.mean(),
+        "bias": torch.linspace(-1, 1, 11) ** 3,
+        "prototypes": own_method.table(4),
+    }
+    schema = {name: Expected(tuple(array.shape), codec=name in compress) for name, array in sent.items()}
+    own = own_trainer(run_config, tmp_path)
+    feedback = {"compress": compress, "error_feedback": True, **TOPK}
+    _, first = own_exchange(own, "vectors", schema, theta, **feedback)
+    _, second = own_exchange(own, "vectors", schema, theta, server_round=2, **feedback)
+    shortened = [name for name in compress if name in sent]
+    left = {}
+    if shortened:
+        left = torch.load(tmp_path / "clients/run/vectors-residual.pt", weights_only=True)["state"]
+    else:
+        assert not (tmp_path / "clients").exists()
+    assert left.keys() == set(shortened)
+    for name, array in sent.items():
+        if name in shortened:
+            expected = decode(encode(array, "topk", 0.1), "topk", 0.1, len(array))
+            assert torch.equal(first[name], expected)
+            assert not torch.equal(expected, array)
+            again = 2 * array - expected
+            assert torch.equal(second[name] + left[name], array + (array - expected))
+            torch.testing.assert_close(second[name] + left[name], again)
+        else:
+            assert torch.equal(first[name], array)
+            assert torch.equal(second[name], array)
+
+
+@pytest.mark.parametrize("upload", ["dense", "half", "int8", "topk"])
+def test_an_array_that_is_no_vector_travels_as_it_is_whatever_the_server_names(run_config, tmp_path, upload):
+    # A codec would make something else of it, or fail in the middle: the server's own check is to say what is wrong.
+    own = own_trainer(run_config, tmp_path)
+    names = ("prototypes", "labels")
+    schema = {"prototypes": Expected((2, 3)), "labels": Expected((2,), "int64")}
+    _, arrays = own_exchange(own, "prototypes", schema, compress=names, upload=upload, error_feedback=True)
+    assert torch.equal(arrays["prototypes"], own_method.table(2))
+    assert arrays["labels"].tolist() == [0, 1]
+    assert not (tmp_path / "clients").exists()
+
+
+def test_a_reply_of_which_one_array_diverged_leaves_the_residuals_of_all_as_they_were(run_config, tmp_path):
+    # The server refuses the reply as a whole, so nothing of it has arrived.
+    own = own_trainer(run_config, tmp_path)
+    content = request(
+        None, method=own_method.NAME, exchange="diverged", compress=("delta",), error_feedback=True, **TOPK
+    )
+    own.answer(protocol.TRAIN, content)
+    assert not (tmp_path / "clients").exists()
+
+
+# Noise
+
+
+PRIVACY = Privacy(clipping_norm=1.0, noise_multiplier=0.7, is_secret=False)
+
+
+def test_whole_numbers_are_not_sent_by_a_site_that_noises_what_it_sends(run_config, tmp_path):
+    own = own_trainer(run_config, tmp_path, privacy=PRIVACY)
+    content = request(None, method=own_method.NAME, exchange="prototypes")
+    error = error_of(own.answer, protocol.TRAIN, content)
+    assert error.reason == "not-private"
+    assert error.detail.endswith("the whole numbers ['labels']")
+    assert not (tmp_path / "clients").exists()  # and it costs nothing
+
+
+@pytest.mark.parametrize("rows", [0, 2, 5])
+def test_a_table_is_clipped_and_noised_as_a_whole_and_keeps_its_shape(run_config, tmp_path, rows):
+    own = own_trainer(run_config, tmp_path, privacy=PRIVACY)
+    result, arrays = own_exchange(own, "means", {"prototypes": Expected((rows, 3))}, rows=rows)
+    plain = (10 * own_method.table(rows)).double()
+    clipped = plain * min(1.0, 1.0 / max(float(plain.norm()), 1e-9))
+    noise = torch.randn(3 * rows, generator=seeded_generator(0, "0/1/noise/means"), dtype=torch.float64).view(rows, 3)
+    assert torch.equal(arrays["prototypes"], (clipped + 2 * 0.7 * noise).float())
+    assert result.privacy.epsilon > 0
+
+
+def test_every_array_of_a_reply_is_noised_and_costs(run_config, tmp_path):
+    own, theta = own_trainer(run_config, tmp_path, privacy=PRIVACY), theta_for(site(run_config))
+    schema = {"delta": Vector(len(theta)), "bias": Vector(11), "prototypes": Expected((4, 3))}
+    three, arrays = own_exchange(own, "vectors", schema, theta)
+    plain = own_exchange(own_trainer(run_config, tmp_path / "plain"), "vectors", schema, theta)[1]
+    assert not any(torch.equal(arrays[name], plain[name]) for name in schema)
+    one, _ = own_exchange(own, "means", {"prototypes": Expected((2, 3))}, run_name="another")
+    assert three.privacy.epsilon > 1.5 * one.privacy.epsilon
+    assert '"0.7": 3' in (tmp_path / "clients/run/privacy.json").read_text()
+
+
+def test_no_array_is_sent_that_would_cost_more_than_the_budget_whoever_named_it(run_config, tmp_path):
+    theta = theta_for(site(run_config))
+    spent = own_exchange(
+        own_trainer(run_config, tmp_path / "free", privacy=PRIVACY), "means", {"prototypes": Expected((2, 3))}
+    )[0].privacy.epsilon
+    limited = replace(PRIVACY, max_epsilon=1.001 * spent)  # enough for one array
+    own = own_trainer(run_config, tmp_path, privacy=limited)
+    three = request(theta, method=own_method.NAME, exchange="vectors")
+    assert error_of(own.answer, protocol.TRAIN, three).reason == "privacy-budget"
+    assert not (tmp_path / "clients").exists()
+    one = request(None, method=own_method.NAME, exchange="means")
+    assert "arrays" in own.answer(protocol.TRAIN, one)
+    assert error_of(own.answer, protocol.TRAIN, one).reason == "privacy-budget"
+    assert '"0.7": 1' in (tmp_path / "clients/run/privacy.json").read_text()
 
 
 # A server that goes back to a checkpoint
@@ -415,11 +651,11 @@ def test_a_delta_that_half_cannot_send_is_refused_and_leaves_the_residual_as_it_
 )
 def test_a_server_that_goes_back_gets_the_answers_that_it_got_before(run_config, changes):
     config = run_config | {"models": "resnet10"}
-    size = site(config).personal.parameters.size
+    size = site(config).num_params
 
     def exchange(server_round, checkpoint_round):
         theta = None if "method" in changes else random_theta(size, seed=server_round)
-        told_now = {"server_round": server_round, "checkpoint_round": checkpoint_round, "evaluate": True}
+        told_now = {"server_round": server_round, "checkpoint_round": checkpoint_round, "test": True}
         result, delta = ask(config, 0, theta, **told_now, **changes)
         return result, [] if delta is None else delta.tolist()
 
@@ -434,7 +670,7 @@ def test_a_server_that_goes_back_gets_the_answers_that_it_got_before(run_config,
 
 def test_what_a_client_kept_in_a_round_counts_from_the_next_one(run_config):
     config = run_config | {"models": "resnet10"}
-    theta = torch.zeros(site(config).personal.parameters.size)
+    theta = torch.zeros(site(config).num_params)
     untouched = ask_to_evaluate(config, 0, theta)
     ask(config, 0, theta, server_round=4)
     assert ask_to_evaluate(config, 0, theta, server_round=4) == untouched
@@ -446,7 +682,7 @@ def test_what_a_client_kept_in_a_round_counts_from_the_next_one(run_config):
 
 def test_a_run_goes_on_with_the_statistics_of_the_one_before_until_it_has_its_own(run_config):
     config = run_config | {"models": "resnet10"}
-    theta = torch.zeros(site(config).personal.parameters.size)
+    theta = torch.zeros(site(config).num_params)
     ask(config, 0, theta, run_name="before")
     of_before = ask_to_evaluate(config, 0, theta, run_name="before")
     new_process()
@@ -475,7 +711,7 @@ def test_a_run_before_that_is_not_there_changes_nothing(run_config):
 @pytest.mark.parametrize("architecture", ["lenet", "resnet10"])
 def test_the_personal_model_loads_in_plain_pytorch_and_is_as_good_as_reported(run_config, architecture):
     config = run_config | {"models": architecture}
-    theta = torch.zeros(site(config).personal.parameters.size)
+    theta = torch.zeros(site(config).num_params)
     for server_round in (1, 2):
         _, delta = ask(config, 1, theta, server_round=server_round)
         theta = theta - delta
@@ -496,34 +732,15 @@ def test_the_personal_model_loads_in_plain_pytorch_and_is_as_good_as_reported(ru
         assert all(torch.equal(tensor, kept(config, 1)[name]) for name, tensor in model.named_buffers())
 
 
-# Local
-
-
-def test_a_local_model_goes_on_where_it_was_and_survives_a_restart(run_config):
-    run = {"method": "local"}
-    fresh = site(run_config)
-    loss, trained = trained_by_hand(run_config, 0, fresh.personal.anchor)
-    result, delta = ask(run_config, 0, **run)
-    assert delta is None
-    assert result.train_loss == loss
-    new_process()
-    ask(run_config, 2, **run)
-    assert ask(run_config, 0, server_round=2, **run)[0].train_loss == trained_by_hand(run_config, 0, trained, 2)[0]
-    final = ask_to_finish(run_config, 0, **run)
-    model = build_model("lenet", SHAPE, CLASSES, seed=1)
-    model.load_state_dict(torch.load(stored(run_config) / "personal-model.pt", weights_only=True))
-    assert torch.equal(ParameterVector(model).read(), trained_by_hand(run_config, 0, trained, 2)[1])
-    assert final == evaluate(model, fresh.test)
-
-
-def test_fedavg_clients_train_what_came_and_return_the_difference(run_config):
-    fresh = site(run_config)
-    theta = theta_for(fresh)
-    _, delta = ask(run_config, theta=theta, method="fedavg")
-    assert torch.equal(delta, ask(run_config, theta=theta)[1])
-
-
-def test_both_halves_know_the_same_methods():
-    from server_app.strategies import STRATEGIES
-
-    assert set(METHODS) == set(STRATEGIES) == set(config_module.METHODS)
+@pytest.mark.parametrize("kind", [{}, TEST, {"exchange": "deploy"}], ids=["to train", "to test", "to deploy"])
+def test_only_the_weights_of_the_end_are_kept_as_the_personal_model(run_config, kind):
+    theta = theta_for(site(run_config, 1))
+    content = request(theta, **kind)
+    handled(trainer(run_config, 1), content)
+    assert not (stored(run_config, 1) / "personal-model.pt").exists()
+    handled(trainer(run_config, 1), changed(content, "instructions", final=True))
+    final = torch.load(stored(run_config, 1) / "personal-model.pt", weights_only=True)
+    model = build_model("mlp", SHAPE, CLASSES, seed=77)
+    model.load_state_dict(final)
+    # As it was deployed, also where it is trained after that.
+    assert torch.equal(ParameterVector(model).read(), site(run_config, 1).personal.anchor + theta)

@@ -2,6 +2,7 @@
 
 import random
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,12 +12,14 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from client_app.samples import DatasetSamples, ImageSamples, TensorSamples
-from client_app.training import SGDSettings, all_finite, evaluate, predict, train
+from client_app.training import all_finite, cross_entropy, epochs, evaluate, predict, sgd
+from client_app.training import train as train_on_batches
+from common.settings import LocalTraining
 
 CLASSES = 3
 MEAN = torch.tensor([0.5, 0.4, 0.3])
 STD = torch.tensor([0.25, 0.2, 0.3])
-SETTINGS = SGDSettings(epochs=2, batch_size=4, lr=0.05, momentum=0.9, weight_decay=0.01, max_grad_norm=50.0)
+SETTINGS = LocalTraining(local_epochs=2, batch_size=4, client_lr=0.05, client_weight_decay=0.01)
 
 
 def samples_of(count: int, seed: int = 0) -> ImageSamples:
@@ -46,6 +49,19 @@ def weights(model):
 
 def generator(seed: int = 1) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def train(model, samples, settings, generator, loss_of=cross_entropy):
+    """Local training as a method has it: passes over the samples by SGD on the parameters that are not frozen."""
+    batches = epochs(len(samples), settings.batch_size, settings.local_epochs, generator)
+    optimizer = sgd([each for each in model.parameters() if each.requires_grad], settings)
+    return train_on_batches(model, samples, batches, optimizer, generator, settings.client_max_grad_norm, loss_of)
+
+
+def plain(local_epochs, batch_size, client_lr, client_max_grad_norm=50.0):
+    """Settings without momentum and weight decay."""
+    rest = {"client_momentum": 0.0, "client_weight_decay": 0.0, "client_max_grad_norm": client_max_grad_norm}
+    return LocalTraining(local_epochs=local_epochs, batch_size=batch_size, client_lr=client_lr, **rest)
 
 
 class Drawn(Dataset):
@@ -89,7 +105,7 @@ def test_a_batch_is_normalised_from_the_uint8_samples_that_it_names():
 @pytest.mark.parametrize("max_grad_norm", [50.0, 0.05], ids=["without clipping", "with clipping"])
 def test_training_equals_sgd_written_out_by_hand(max_grad_norm):
     samples, model, by_hand = samples_of(18), small_model(), small_model()
-    loss = train(model, samples, SGDSettings(2, 4, 0.05, 0.9, 0.01, max_grad_norm), generator())
+    loss = train(model, samples, replace(SETTINGS, client_max_grad_norm=max_grad_norm), generator())
 
     order = generator()
     parameters = list(by_hand.parameters())
@@ -116,7 +132,7 @@ def test_training_equals_sgd_written_out_by_hand(max_grad_norm):
 def test_clipping_bounds_one_step_by_learning_rate_times_norm():
     model = small_model()
     before = weights(model)
-    train(model, samples_of(4), SGDSettings(1, 4, 0.5, 0.0, 0.0, max_grad_norm=1e-2), generator())
+    train(model, samples_of(4), plain(1, 4, 0.5, 1e-2), generator())
     assert (weights(model) - before).norm().item() == pytest.approx(0.5 * 1e-2, rel=1e-3)
 
 
@@ -129,7 +145,7 @@ def test_a_last_batch_of_one_sample_joins_the_one_before(count, sizes):
     marked = ImageSamples(samples.images.clone(), samples.labels, torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1))
     marked.images[:, 0, 0, 0] = torch.arange(count)
     model = BatchSizes()
-    train(model, marked, SGDSettings(2, 4, 1e-6, 0.0, 0.0, 50.0), generator())
+    train(model, marked, plain(2, 4, 1e-6), generator())
     assert [len(batch) for batch in model.batches] == sizes * 2
     first, second = model.batches[: len(sizes)], model.batches[len(sizes) :]
     for epoch in (first, second):
@@ -144,7 +160,7 @@ def test_batch_norm_trains_when_one_sample_is_left_over():
 
 def test_the_loss_is_the_mean_over_samples_though_batches_differ_in_size():
     samples, model = samples_of(10), small_model()
-    loss = train(model, samples, SGDSettings(3, 4, 0.0, 0.0, 0.0, 50.0), generator())
+    loss = train(model, samples, plain(3, 4, 0.0), generator())
     expected = functional.cross_entropy(small_model()(normalised(samples.images)), samples.labels).item()
     assert loss == pytest.approx(expected, rel=1e-5)
 
@@ -156,6 +172,52 @@ def test_parameters_without_gradient_stay():
     train(model, samples_of(8), SETTINGS, generator())
     assert torch.equal(model[0].weight, before)
     assert not torch.equal(model[4].weight, small_model()[4].weight)
+
+
+def test_only_the_parameters_of_the_optimizer_move_and_are_clipped():
+    # As a method asks for it that trains a part of a model; the gradients of the rest must not count in the norm.
+    samples = samples_of(4)
+    norm = 1e-2
+    for part, rest in ((0, 4), (4, 0)):
+        model = small_model()
+        before = [each.clone() for each in model[part].parameters()]
+        optimizer = sgd(model[part].parameters(), plain(1, 4, 0.5))
+        order = generator()
+        train_on_batches(model, samples, epochs(4, 4, 1, order), optimizer, order, norm)
+        moved = [each.detach() - then for each, then in zip(model[part].parameters(), before, strict=True)]
+        assert torch.cat([each.flatten() for each in moved]).norm().item() == pytest.approx(0.5 * norm, rel=1e-3)
+        assert torch.equal(weights(model[rest]), weights(small_model()[rest]))
+
+
+def test_a_step_is_taken_for_each_of_the_batches_and_the_loss_is_the_mean_over_their_samples():
+    samples, model = samples_of(10), small_model()
+    batches = [torch.tensor(each) for each in ([1, 2, 3], [3], [9, 1])]
+    seen = []
+
+    def loss(logits, labels, indices):
+        seen.append(indices.tolist())
+        return logits.sum() * 0 + float(len(seen))
+
+    optimizer = torch.optim.Adam(model.parameters())  # a method's own
+    assert train_on_batches(model, samples, batches, optimizer, generator(), 50.0, loss) == pytest.approx(11 / 6)
+    assert seen == [[1, 2, 3], [3], [9, 1]]
+    assert optimizer.state[next(model.parameters())]["step"] == 3
+
+
+def test_every_pass_has_the_order_that_the_generator_gives():
+    order, again = generator(), generator()
+    expected = [*torch.randperm(10, generator=again).split(4), *torch.randperm(10, generator=again).split(4)]
+    found = list(epochs(10, 4, 2, order))
+    assert [each.tolist() for each in found] == [each.tolist() for each in expected]
+
+
+def test_momentum_begins_anew_in_every_round():
+    model, in_a_new_process = small_model(), small_model()
+    train(model, samples_of(18), SETTINGS, generator())
+    in_a_new_process.load_state_dict(model.state_dict())
+    for each in (model, in_a_new_process):
+        train(each, samples_of(18), SETTINGS, generator(2))
+    assert torch.equal(weights(model), weights(in_a_new_process))
 
 
 def test_the_generator_alone_decides_the_result():
@@ -224,9 +286,9 @@ def test_a_loss_of_ones_own_is_told_which_samples_it_is_about():
         return functional.cross_entropy(logits, labels) + 3.0
 
     mean = train(model, samples, SETTINGS, generator(), loss)
-    plain = small_model()
-    assert mean == pytest.approx(train(plain, samples, SETTINGS, generator()) + 3.0, rel=1e-5)
-    assert torch.equal(weights(model), weights(plain))
+    other = small_model()
+    assert mean == pytest.approx(train(other, samples, SETTINGS, generator()) + 3.0, rel=1e-5)
+    assert torch.equal(weights(model), weights(other))
     assert [len(batch) for batch in seen] == [4, 4, 4, 4, 2] * 2
     for epoch in (seen[:5], seen[5:]):
         assert sorted(sample for batch in epoch for sample in batch) == list(range(18))

@@ -19,7 +19,7 @@ def register(message: Message, context: Context) -> Message:
     return honest(message, context)
 
 
-@app.train("personal")
+@app.train("exchange")
 def train(message: Message, context: Context) -> Message:
     partition = context.node_config["partition-id"]
     if message.content["instructions"]["server-round"] != 1:
@@ -29,20 +29,15 @@ def train(message: Message, context: Context) -> Message:
     if partition == 5:
         time.sleep(20)
     reply = honest(message, context)
-    delta = torch.from_numpy(reply.content["vectors"]["delta"].numpy().copy())
+    delta = torch.from_numpy(reply.content["arrays"]["delta"].numpy().copy())
     if partition == 3:
-        reply.content["vectors"] = ArrayRecord({"delta": Array(delta[:-1].numpy())})
+        reply.content["arrays"] = ArrayRecord({"delta": Array(delta[:-1].numpy())})
     if partition == 4:
         delta[7] = float("nan")
-        reply.content["vectors"] = ArrayRecord({"delta": Array(delta.numpy())})
+        reply.content["arrays"] = ArrayRecord({"delta": Array(delta.numpy())})
     return reply
 
 
-@app.train("finish")
-def finish(message: Message, context: Context) -> Message:
-    return honest(message, context)
-
-
-@app.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
+@app.evaluate("deploy")
+def deploy(message: Message, context: Context) -> Message:
     return honest(message, context)

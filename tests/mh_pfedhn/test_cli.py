@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from common.config import KEYS, profiles
+from common.config import RUN_OPTIONS, profiles
+from common.methods import built_in, find
 from mh_pfedhn.cli import main
 
 MISTAKE = 2
@@ -30,7 +31,8 @@ def test_profiles_lists_every_profile_with_its_description_and_every_key(capsys)
     for name, description in profiles():
         assert any(line.split(maxsplit=1) == [name, description] for line in lines)
     listed = {line.split(" = ")[0].strip() for line in lines if " = " in line}
-    assert set(KEYS) <= listed
+    assert set(RUN_OPTIONS) <= listed
+    assert all(set(find(name).options) <= listed for name in built_in())
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_a_results_folder_that_cannot_be_written_to_is_named(complaint, tmp_path
 
 
 def test_an_interrupt_before_the_run_ends_with_one_line(monkeypatch, capsys):
-    def interrupted(overrides):
+    def interrupted(overrides, origin):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("mh_pfedhn.runs.load_config", interrupted)

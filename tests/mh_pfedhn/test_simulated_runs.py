@@ -46,7 +46,7 @@ def test_flower_gets_every_setting_and_its_log_is_plain(flwr, capsys):
     ending = flower_run.drive(config, "lab", ["--more"], os.environ)
     assert ending == Ending("finished:completed", interrupted=False)
     calls, settings = flwr()
-    assert settings == config.to_dict()
+    assert settings == config.to_run_config()
     assert calls[0][:4] == ["run", str(flower_run.APP_DIR), "lab", "--stream"]
     assert calls[0][-1] == "--more"
     assert calls[1] == ["list", "lab", "--run-id", "77", "--format", "json"]

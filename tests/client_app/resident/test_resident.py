@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from example_site.messages import told
+from asking import FINISH, GD, TEST, greeting
+from example_site.messages import request
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from in_process import InProcessGrid
 
@@ -30,7 +31,8 @@ HERE = Path(__file__).parents[1]
 PROJECT = HERE.parent.parent
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{PROJECT}{os.pathsep}{HERE}"}
 SECRET = bytes(range(32))
-GD = {"method": "mh-pfedhn-gd", "seed": 3}
+DISTILLING = {"method": GD, "seed": 3}
+QUESTION = greeting("group", "global-num-params", **DISTILLING)
 
 
 def site_file(folder: Path, **changes) -> Path:
@@ -94,13 +96,19 @@ def in_process(tmp_path):
 
 
 def personal(in_process, **changes) -> RecordDict:
-    size = in_process._site_of(None).personal.parameters.size
-    theta = 0.02 * torch.randn(size, generator=torch.Generator().manual_seed(8))
-    return protocol.encode_request(told(**(GD | changes)), {"theta": theta})
+    site = in_process._site_of(3)
+    theta = 0.02 * torch.randn(site.num_params, generator=torch.Generator().manual_seed(8))
+    return request(site, theta, **(DISTILLING | changes))
+
+
+def globally(in_process, **changes) -> RecordDict:
+    site = in_process._site_of(3)
+    w_g = torch.zeros(site.global_model("lenet").parameters.size)
+    return request(site, w_g, **(DISTILLING | {"exchange": "global_step"} | changes))
 
 
 def still_answers(trainer) -> bool:
-    reply = ask(trainer.address, protocol.REGISTER, protocol.encode_greeting())
+    reply = ask(trainer.address, protocol.REGISTER, greeting())
     return protocol.decode_registration(reply).client_key == "site-1"
 
 
@@ -133,20 +141,20 @@ def fresh_context(address, run_config=None) -> Context:
 
 
 def test_it_says_what_it_holds_when_it_listens_and_only_its_user_can_connect(trainer, in_process):
-    size = in_process._site_of(None).personal.parameters.size
+    size = in_process._site_of(3).num_params
     assert trainer.said == f"ready: K = {size:,}, 20 training samples, 9 test samples\n"
     assert os.stat(trainer.address.socket).st_mode & 0o777 == 0o600
 
 
 def test_answers_are_those_of_a_trainer_in_this_process_bit_for_bit(trainer, in_process):
-    w_g = torch.zeros(in_process._site_of(3).global_model("lenet").parameters.size)
     conversation = [
-        (protocol.REGISTER, protocol.encode_greeting("lenet")),
-        (protocol.GLOBAL, protocol.encode_request(told(**GD), {"theta": w_g})),
-        (protocol.PERSONAL, personal(in_process, teacher_round=1)),
-        (protocol.PERSONAL, personal(in_process, server_round=2, upload="topk", error_feedback=True)),
-        (protocol.EVALUATE, personal(in_process, server_round=3)),
-        (protocol.FINISH, personal(in_process, server_round=3)),
+        (protocol.REGISTER, QUESTION),
+        (protocol.TRAIN, globally(in_process)),
+        (protocol.TRAIN, personal(in_process, teacher_round=1)),
+        (protocol.TRAIN, globally(in_process, exchange="keep_teacher", server_round=2)),
+        (protocol.TRAIN, personal(in_process, server_round=2, upload="topk", error_feedback=True, teacher_round=2)),
+        (protocol.DEPLOY, personal(in_process, **TEST)),
+        (protocol.DEPLOY, personal(in_process, **FINISH)),
     ]
     for message_type, content in conversation:
         expected = in_process.answer(message_type, content)
@@ -156,20 +164,19 @@ def test_answers_are_those_of_a_trainer_in_this_process_bit_for_bit(trainer, in_
 
 
 def test_the_client_app_relays_every_message_type(trainer, in_process):
-    w_g = torch.zeros(in_process._site_of(3).global_model("lenet").parameters.size)
-    contents = {
-        protocol.REGISTER: protocol.encode_greeting("lenet"),
-        protocol.GLOBAL: protocol.encode_request(told(**GD, run_name="app"), {"theta": w_g}),
-        protocol.PERSONAL: personal(in_process, run_name="app"),
-        protocol.EVALUATE: personal(in_process, run_name="app", server_round=2),
-        protocol.FINISH: personal(in_process, run_name="app", server_round=2),
-    }
+    conversation = [
+        (protocol.REGISTER, QUESTION),
+        (protocol.TRAIN, globally(in_process, run_name="app")),
+        (protocol.TRAIN, personal(in_process, run_name="app")),
+        (protocol.DEPLOY, personal(in_process, run_name="app", **TEST)),
+        (protocol.DEPLOY, personal(in_process, run_name="app", **FINISH)),
+    ]
     grid = InProcessGrid(app, 1)
     grid.contexts[100] = fresh_context(trainer.address)
-    messages = [Message(content, dst_node_id=100, message_type=each) for each, content in contents.items()]
+    messages = [Message(content, dst_node_id=100, message_type=each) for each, content in conversation]
     grid.push_messages(messages)
     replies = grid.pull_messages([f"message-{index}" for index in range(len(messages))])
-    for (message_type, content), reply in zip(contents.items(), replies, strict=True):
+    for (message_type, content), reply in zip(conversation, replies, strict=True):
         assert not reply.has_error(), (message_type, reply)
         assert reply.content == in_process.answer(message_type, content)
 
@@ -177,7 +184,7 @@ def test_the_client_app_relays_every_message_type(trainer, in_process):
 @pytest.mark.parametrize(
     ("message_type", "content", "sentence"),
     [
-        ("train.personal", RecordDict(), "the message has no record 'instructions'"),
+        ("train.exchange", RecordDict(), "the message has no record 'instructions'"),
         ("query.unknown", RecordDict(), "message type is 'query.unknown', but must be one of"),
     ],
 )
@@ -210,15 +217,15 @@ def test_sentences_for_users_are_passed_on_and_of_other_errors_nothing_but_that_
 
 def test_a_failure_in_the_sites_own_code_is_in_its_log_and_not_in_the_answer(in_process, tmp_path, capfd):
     model = in_process._site_of(3).personal.model
-    request = personal(in_process)
+    content = personal(in_process)
     (tmp_path / "secret").write_bytes(SECRET)
     address = Address(str(tmp_path / "socket"), str(tmp_path / "secret"))
     with served_here(tmp_path, in_process.answer):
         model[5].in_features, model[5].forward = 31, lambda inputs: inputs @ torch.zeros(31, 3)
         with pytest.raises(TrainerError) as error:
-            ask(address, protocol.PERSONAL, request)
+            ask(address, protocol.TRAIN, content)
         del model[5].forward
-        assert protocol.decode_training_result(ask(address, protocol.PERSONAL, request)).num_examples == 20
+        assert protocol.decode_result(ask(address, protocol.TRAIN, content)).num_examples == 20
     assert str(error.value) == FAILED
     assert "31x3" in capfd.readouterr().err
 
@@ -227,15 +234,15 @@ def test_a_failure_in_the_sites_own_code_is_in_its_log_and_not_in_the_answer(in_
 
 
 def test_a_message_of_50_mb_goes_through(trainer):
-    content = protocol.encode_greeting()
-    content["vectors"] = ArrayRecord({"theta": Array(torch.zeros(12_500_000).numpy())})
+    content = greeting()
+    content["arrays"] = ArrayRecord({"theta": Array(torch.zeros(12_500_000).numpy())})
     assert protocol.decode_registration(ask(trainer.address, protocol.REGISTER, content)).client_key == "site-1"
 
 
 def test_a_wrong_secret_is_refused_by_name_and_does_no_harm(trainer, tmp_path):
     (tmp_path / "wrong").write_bytes(SECRET[::-1])
     with pytest.raises(TrainerError, match=f"does not know the secret in {tmp_path}/wrong"):
-        ask(Address(trainer.address.socket, str(tmp_path / "wrong")), protocol.REGISTER, protocol.encode_greeting())
+        ask(Address(trainer.address.socket, str(tmp_path / "wrong")), protocol.REGISTER, greeting())
     assert still_answers(trainer)
 
 
@@ -247,7 +254,7 @@ def test_a_client_that_cannot_prove_the_secret_never_gets_to_its_request(trainer
             connection.recv_bytes(256)
             connection.send_bytes(b"x" * 16)
             connection.send_bytes(b"#CHALLENGE#" + b"y" * 20)
-            connection.send_bytes(relay.pack(protocol.FINISH, personal(in_process, run_name="unproven")))
+            connection.send_bytes(relay.pack(protocol.DEPLOY, personal(in_process, run_name="unproven", **FINISH)))
             while connection.recv_bytes(2**20):
                 pass
     assert still_answers(trainer)
@@ -289,11 +296,11 @@ def test_nothing_that_is_sent_is_unpickled(trainer, tmp_path):
 
 
 def test_a_client_that_leaves_in_the_middle_does_no_harm(trainer, in_process):
-    request = relay.pack(protocol.PERSONAL, personal(in_process, run_name="left"))
+    packed = relay.pack(protocol.TRAIN, personal(in_process, run_name="left"))
     with known_client(trainer.address) as connection:
-        os.write(connection.fileno(), len(request).to_bytes(4, "big") + request[: len(request) // 2])
+        os.write(connection.fileno(), len(packed).to_bytes(4, "big") + packed[: len(packed) // 2])
     with known_client(trainer.address) as connection:
-        connection.send_bytes(request)  # and does not wait for the answer
+        connection.send_bytes(packed)  # and does not wait for the answer
     assert still_answers(trainer)
 
 
@@ -346,14 +353,14 @@ def test_two_clients_at_once_are_answered_one_after_the_other(tmp_path):
     answers = []
     with served_here(tmp_path, answer):
         clients = [
-            threading.Thread(target=lambda i=i: answers.append(ask(address, "echo", protocol.encode_greeting(f"m{i}"))))
+            threading.Thread(target=lambda i=i: answers.append(ask(address, "echo", greeting(f"m{i}"))))
             for i in range(3)
         ]
         for client in clients:
             client.start()
         for client in clients:
             client.join()
-    assert sorted(answer["instructions"]["global-model"] for answer in answers) == ["m0", "m1", "m2"]
+    assert sorted(answer["instructions"]["facts"] for answer in answers) == [["m0"], ["m1"], ["m2"]]
     assert most == 1
 
 
@@ -384,8 +391,8 @@ def in_thread(function, *arguments):
 
 def test_a_trainer_that_is_killed_at_work_is_told_at_once_and_its_place_can_be_taken(tmp_path, in_process):
     with Trainer(tmp_path) as killed:
-        request = personal(in_process, local_epochs=1_000_000)
-        thread, results = in_thread(ask, killed.address, protocol.PERSONAL, request)
+        content = personal(in_process, local_epochs=1_000_000)
+        thread, results = in_thread(ask, killed.address, protocol.TRAIN, content)
         time.sleep(1.0)
         assert thread.is_alive()
         killed.process.kill()
@@ -396,17 +403,17 @@ def test_a_trainer_that_is_killed_at_work_is_told_at_once_and_its_place_can_be_t
         assert f"The trainer at {killed.address.socket} went away before it answered" in str(results[0])
         killed.process.wait()  # its listening socket is closed by then
         with pytest.raises(TrainerError, match=r"No trainer can be reached at .* start it"):
-            ask(killed.address, protocol.REGISTER, protocol.encode_greeting())
+            ask(killed.address, protocol.REGISTER, greeting())
     assert Path(killed.address.socket).exists()  # what was killed cannot clear up
     with Trainer(tmp_path) as next_one:
         assert still_answers(next_one)
-        request = personal(in_process, local_epochs=300)
-        thread, results = in_thread(ask, next_one.address, protocol.PERSONAL, request)
+        content = personal(in_process, local_epochs=300)
+        thread, results = in_thread(ask, next_one.address, protocol.TRAIN, content)
         time.sleep(0.3)
         assert next_one.stop() == 0
         thread.join(timeout=10)
         # It finished what it was asked before it ended.
-        assert results[0] == in_process.answer(protocol.PERSONAL, request)
+        assert results[0] == in_process.answer(protocol.TRAIN, content)
         assert not Path(next_one.address.socket).exists()
         assert next_one.log.read_text() == ""
 
@@ -478,7 +485,9 @@ TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
 from client_app.app import app
 node = {{"trainer-socket": {trainer.address.socket!r}, "trainer-secret": {trainer.address.secret!r}}}
 context = Context(run_id=1, node_id=5, node_config=node, state=RecordDict(), run_config={{}})
-greeting = RecordDict({{"instructions": ConfigRecord({{"protocol-version": {protocol.VERSION}}})}})
+said = {{"protocol-version": {protocol.VERSION}, "method": "mh-pfedhn", "seed": 0, "facts": []}}
+settings = {dict(greeting()["settings"])!r}
+greeting = RecordDict({{"instructions": ConfigRecord(said), "settings": ConfigRecord(settings)}})
 reply = app(Message(greeting, dst_node_id=5, message_type="query.register"), context)
 print(reply.content["registration"]["client-key"])
 heavy = "torch", "torchvision", "yaml", "scipy", "pyarrow", "matplotlib"

@@ -2,14 +2,28 @@
 
 from dataclasses import replace
 
+import own_method
 import pytest
 import torch
-from asking import CLASSES, SHAPE, ask, ask_globally, ask_to_finish, random_theta, site, stored, theta_for, trainer
+from asking import (
+    CLASSES,
+    GD,
+    SHAPE,
+    ask,
+    ask_globally,
+    ask_to_finish,
+    random_theta,
+    registered,
+    site,
+    stored,
+    theta_for,
+    trainer,
+)
 from fresh_process import new_process
 
 from client_app.site import simulated
 from client_app.site.simulated import simulated_site
-from common import protocol
+from client_app.site.site import Place
 from common.config import load_config
 from common.models import build_model
 from common.params import ParameterVector
@@ -58,39 +72,39 @@ def test_held_out_clients_have_the_models_set_for_them_or_go_on_with_those_of_al
 
 
 def groups(config, count=4):
-    greeting = protocol.encode_greeting()
-    replies = [trainer(config, client).register(greeting) for client in range(count)]
-    return [protocol.decode_registration(reply).group for reply in replies]
+    """What clients tell of their architecture, when they are asked."""
+    return [registered(trainer(config, client), "group")["group"] for client in range(count)]
 
 
 def test_clients_of_one_architecture_send_one_label_that_does_not_name_it(run_config):
-    by_architecture = run_config | {"heads": "by-architecture", "models": "lenet,mlp"}
-    lenet, mlp, other_lenet, other_mlp = groups(by_architecture)
+    config = run_config | {"models": "lenet,mlp"}
+    lenet, mlp, other_lenet, other_mlp = groups(config)
     assert lenet == other_lenet != mlp == other_mlp
     assert not {"lenet", "mlp"} & {lenet, mlp}
     new_process()
-    assert groups(by_architecture) == [lenet, mlp, lenet, mlp]
-    assert groups(by_architecture | {"seed": 1})[0] != lenet  # nobody can tell it from another run
-    variant = groups(by_architecture | {"models": "lenet,lenet/keep-output"})
+    assert groups(config) == [lenet, mlp, lenet, mlp]
+    assert groups(config | {"seed": 1})[0] != lenet  # nobody can tell it from another run
+    variant = groups(config | {"models": "lenet,lenet/keep-output"})
     assert variant[0] == lenet != variant[1]
-    assert groups(run_config) == [""] * 4
 
 
-def test_every_simulated_client_has_the_label_of_its_architecture_whatever_the_heads(run_config):
+def test_every_simulated_client_has_the_label_of_its_architecture_and_tells_it_only_when_it_is_asked(run_config):
     lenet, mlp, other_lenet, _ = (site(run_config, client).group for client in range(4))
     assert lenet == other_lenet != mlp
-    assert [lenet, mlp] == groups(run_config | {"heads": "by-architecture"}, 2)
+    assert [lenet, mlp] == groups(run_config, 2)
+    for heads in ("by-tau", "by-architecture"):  # the server's business
+        assert set(registered(trainer(run_config | {"heads": heads}, 1))) == {"client-key", "num-params"}
 
 
 # What it takes part in
 
 
-def among(config, fraction, num_clients=10, seed=0, purpose="gd-fraction"):
+def among(config, fraction, num_clients=10, purpose="gd-fraction"):
     config = load_config(config)
     return {
         client
         for client in range(num_clients)
-        if simulated_site(config, client, num_clients).is_among(fraction, seed, purpose)
+        if simulated_site(config, client, num_clients).is_among(fraction, purpose)
     }
 
 
@@ -98,12 +112,20 @@ def test_a_share_of_the_clients_is_drawn_from_seed_and_purpose(run_config):
     # What every run with `gd-fraction` 0.4 and seed 0 drew when this was written: a resumed one must not draw others.
     four = among(run_config, 0.4)
     assert four == {0, 5, 6, 7}
-    assert among(run_config | {"seed": 1}, 0.4) == four  # the seed is the one that is given
-    assert len({frozenset(among(run_config, 0.4, seed=seed)) for seed in range(4)}) > 1
+    assert len({frozenset(among(run_config | {"seed": seed}, 0.4)) for seed in range(4)}) > 1
     assert among(run_config, 0.4, purpose="something-else") != four
     assert four < among(run_config, 0.5)
     assert among(run_config, 0.0) == set()
     assert among(run_config, 1.0) == set(range(10))
+
+
+def test_a_share_is_drawn_with_the_seed_of_the_clients_place(run_config):
+    fresh = site(run_config)
+    for seed in range(4):
+        places = [replace(fresh, place=Place(index, 10, seed)) for index in range(10)]
+        drawn = {index for index, each in enumerate(places) if each.is_among(0.4, "gd-fraction")}
+        assert drawn == among(run_config | {"seed": seed}, 0.4)
+    assert replace(fresh, place=None).is_among(0.0, "gd-fraction")  # a real site: no draw decides for it
 
 
 def test_trained_and_held_out_clients_are_drawn_apart(run_config):
@@ -117,7 +139,7 @@ def test_trained_and_held_out_clients_are_drawn_apart(run_config):
 
 
 def test_every_simulated_client_can_deploy_the_global_model(run_config):
-    fresh = site(run_config | {"gd-fraction": 0.0})
+    fresh = site(run_config | {"method": GD, "gd-fraction": 0.0})
     assert fresh.deploys_global
     assert fresh.global_model("mlp").parameters.size == ParameterVector(build_model("mlp", SHAPE, CLASSES, 0)).size
 
@@ -125,8 +147,9 @@ def test_every_simulated_client_can_deploy_the_global_model(run_config):
 def test_only_a_method_from_outside_is_foreign(run_config):
     config = load_config(run_config)
     assert simulated_site(config, 0, 4).foreign_methods == frozenset()
-    foreign = replace(config, method="lab.fed:Method")
-    assert simulated_site(foreign, 0, 4).foreign_methods == {"lab.fed:Method"}
+    # The name that clients are told is that of their own half.
+    foreign = replace(config, method="own_server:Own", method_settings={})
+    assert simulated_site(foreign, 0, 4).foreign_methods == {own_method.NAME}
 
 
 # Many clients in one process
@@ -156,7 +179,8 @@ BLOCKS = "resnet10/keep-norm-output"  # batch norm, and layers kept local; the l
 
 def takes_part(config, client, server_round, method, exchange):
     """One message to a client; what of its answer can differ."""
-    changes = {"server_round": server_round, "method": method, "global_model": "resnet10"}
+    changes = {"server_round": server_round, "method": method}
+    changes |= {"global_model": "resnet10"} if method == GD else {}
     if exchange == "global":
         w_g = 0.1 * random_theta(ParameterVector(build_model("resnet10", SHAPE, CLASSES, 0)).size, seed=server_round)
         return ask_globally(config, client, w_g, **changes)
@@ -164,17 +188,16 @@ def takes_part(config, client, server_round, method, exchange):
     theta = None if method == "local" else random_theta(num_params, seed=10 * client + server_round)
     if exchange == "finish":
         return ask_to_finish(config, client, theta, **changes), None
-    teacher = server_round if method == "mh-pfedhn-gd" else 0
-    return ask(config, client, theta, evaluate=True, teacher_round=teacher, **changes)
+    return ask(config, client, theta, test=True, teacher_round=server_round, **changes)
 
 
 def messages(method):
-    exchanges = ["global", "personal"] if method == "mh-pfedhn-gd" else ["personal"]
+    exchanges = ["global", "personal"] if method == GD else ["personal"]
     return [(number, each) for number in ROUNDS for each in exchanges] + [(ROUNDS[-1] + 1, "finish")]
 
 
 @pytest.mark.parametrize("models", [BLOCKS, "resnet10", "lenet/freeze-output"])
-@pytest.mark.parametrize("method", ["mh-pfedhn", "local", "mh-pfedhn-gd"])
+@pytest.mark.parametrize("method", ["mh-pfedhn", "fedavg", "local", GD])
 def test_two_clients_that_take_turns_with_one_model_do_as_in_two_processes(run_config, method, models):
     config = run_config | {"models": models}
     together = {0: [], 1: []}

@@ -5,10 +5,16 @@ import pytest
 import torch
 from asking import (
     CLASSES,
+    FINISH,
+    GD,
     SHAPE,
+    TEST,
+    TRAINING,
     ask,
     ask_to_evaluate,
     ask_to_finish,
+    greeting,
+    handled,
     kept,
     request,
     site,
@@ -21,14 +27,13 @@ from fresh_process import new_process
 from torch import nn
 
 from client_app.site import GeneratedModel
-from client_app.training import SGDSettings, evaluate, train
+from client_app.training import epochs, evaluate, sgd, train
 from common import protocol
+from common.arrays import decode_arrays, payload_bytes
 from common.errors import UserError
 from common.models import build_model
 from common.params import ParameterVector
-
-SETTINGS = SGDSettings(epochs=1, batch_size=8, lr=0.02, momentum=0.9, weight_decay=5e-4, max_grad_norm=50.0)
-
+from common.schema import Vector
 
 # A model of which a part is generated
 
@@ -143,11 +148,13 @@ def trained_by_hand(run_config, theta, kept, server_round, frozen=()):
     for name in frozen:
         model.get_parameter(name).requires_grad_(False)
     sent = vector.read()
-    train(model, fresh.train, SETTINGS, fresh.generator(0, server_round))
+    generator = fresh.generator(0, server_round)
+    moving = [each for each in model.parameters() if each.requires_grad]
+    train(model, fresh.train, epochs(len(fresh.train), 8, 1, generator), sgd(moving, TRAINING), generator, 50.0)
     return sent - vector.read(), model
 
 
-@pytest.mark.parametrize("method", ["mh-pfedhn", "fedavg", "mh-pfedhn-gd"])
+@pytest.mark.parametrize("method", ["mh-pfedhn", "fedavg", GD])
 def test_a_kept_layer_is_trained_and_goes_on_where_it_was(run_config, method):
     config = run_config | {"models": "lenet/keep-output"}
     theta = theta_for(site(config))
@@ -184,19 +191,22 @@ def test_the_final_model_has_its_kept_layers(run_config):
     assert evaluate(model, site(config).test).correct == reported.correct
 
 
-@pytest.mark.parametrize("anchor", [True, False])
-@pytest.mark.parametrize("method", ["mh-pfedhn", "fedavg", "local"])
-def test_a_frozen_layer_never_changes(run_config, method, anchor):
+@pytest.mark.parametrize(
+    "changes",
+    [{"method": "mh-pfedhn"}, {"method": "mh-pfedhn", "anchor": False}, {"method": "fedavg"}, {"method": "local"}],
+    ids=str,
+)
+def test_a_frozen_layer_never_changes(run_config, changes):
     config = run_config | {"models": "lenet/freeze-last-two"}
-    theta = None if method == "local" else theta_for(site(config))
+    theta = None if changes["method"] == "local" else theta_for(site(config))
     seeded = build_model("lenet", SHAPE, CLASSES, seed=0).state_dict()
     frozen = ["9.weight", "9.bias", "11.weight", "11.bias"]
     for server_round in (1, 2):
-        _, delta = ask(config, 0, theta, server_round=server_round, method=method, anchor=anchor)
+        _, delta = ask(config, 0, theta, server_round=server_round, **changes)
         if theta is not None:
             assert len(delta) == LENET - sum(seeded[name].numel() for name in frozen)
             assert delta.norm() > 0
-    ask_to_finish(config, 0, theta, method=method, anchor=anchor)
+    ask_to_finish(config, 0, theta, **changes)
     final = torch.load(stored(config) / "personal-model.pt", weights_only=True)
     assert all(torch.equal(final[name], seeded[name]) for name in frozen)
     assert not any(torch.equal(final[name], seeded[name]) for name in seeded if name not in frozen)
@@ -236,12 +246,12 @@ def test_a_local_models_kept_layers_are_its_own_like_all_others(run_config):
 def test_no_byte_of_a_kept_layer_is_in_any_reply(run_config):
     config = run_config | {"models": "lenet/keep-output"}
     theta = theta_for(site(config))
-    replies, secrets = [trainer(config).register(protocol.encode_greeting("lenet"))], []
+    question = greeting("group", "global-num-params", method=GD)
+    replies, secrets = [trainer(config).answer(protocol.REGISTER, question)], []
     for server_round in (1, 2):
-        replies.append(trainer(config).train(request(theta, server_round=server_round, evaluate=True)))
+        replies.append(handled(trainer(config), request(theta, server_round=server_round, test=True)))
         secrets.append(kept(config))
-    after = request(theta, server_round=3)
-    replies += [trainer(config).evaluate(after), trainer(config).finish(after)]
+    replies += [handled(trainer(config), request(theta, **kind)) for kind in (TEST, FINISH)]
     seeded = build_model("lenet", SHAPE, CLASSES, seed=0).state_dict()
     secrets.append({name: seeded[name] for name in ("11.weight", "11.bias")})
     secrets += [
@@ -249,7 +259,7 @@ def test_no_byte_of_a_kept_layer_is_in_any_reply(run_config):
     ]
 
     messages = [recorddict_to_proto(reply).SerializeToString() for reply in replies]
-    first_delta = protocol.decode_vectors(replies[1], {"delta": LENET - OUTPUT})["delta"]
+    first_delta = decode_arrays(replies[1], {"delta": Vector(LENET - OUTPUT)})["delta"]
     assert first_delta[-4:].numpy().tobytes() in messages[1]  # what is looked for would be found
     for message in messages:
         for secret in secrets:
@@ -257,4 +267,4 @@ def test_no_byte_of_a_kept_layer_is_in_any_reply(run_config):
                 assert not any(
                     value.tobytes() in message for value in np.split(tensor.flatten().numpy(), tensor.numel() // 4)
                 )
-    assert [protocol.payload_bytes(reply) for reply in replies] == [0, *[4 * (LENET - OUTPUT) + 128] * 2, 0, 0]
+    assert [payload_bytes(reply) for reply in replies] == [0, *[4 * (LENET - OUTPUT) + 128] * 2, 0, 0]

@@ -4,11 +4,13 @@ import random
 import uuid
 
 import numpy as np
+import own_method
 import pytest
 import torch
 import yaml
+from asking import FINISH, GD, greeting, handled, opened, registered
 from example_site import nets
-from example_site.messages import request, told
+from example_site.messages import request
 from site_files import GLOBAL, TABLE, TEXT, VISION, load, mistake_of, named, write
 from torch import nn
 from torch.nn import functional
@@ -17,18 +19,35 @@ from client_app.resident.serving import trainer_of
 from client_app.samples import DatasetSamples, TensorSamples
 from client_app.site import GeneratedModel
 from client_app.site.private import load_site
-from client_app.training import SGDSettings, evaluate, forward, train
+from client_app.training import epochs, evaluate, forward, sgd, train
 from common import protocol
 from common.errors import ProtocolError, UserError
 from common.models import build_model
 from common.params import ParameterVector
+from common.settings import LocalTraining
+
+SETTINGS = LocalTraining(client_lr=0.05, client_weight_decay=0.0)  # as in `request`
 
 
 def ask(site, **changes):
     """A personal round: result and delta."""
-    reply = trainer_of(site).answer(protocol.PERSONAL, request(site, **changes))
-    delta = protocol.decode_vectors(reply, {"delta": site.personal.parameters.size})["delta"]
-    return protocol.decode_training_result(reply), delta
+    content = request(site, **changes)
+    return opened(content, handled(trainer_of(site), content), site.personal.parameters.size)
+
+
+def trained(model, samples, generator, local_epochs=2, loss=None):
+    """Train by hand; the mean loss."""
+    batches = epochs(len(samples), 8, local_epochs, generator)
+    criterion = loss or functional.cross_entropy
+    return train(
+        model,
+        samples,
+        batches,
+        sgd(model.parameters(), SETTINGS),
+        generator,
+        50.0,
+        lambda outputs, targets, indices: criterion(outputs, targets),
+    )
 
 
 # Mistakes
@@ -364,8 +383,7 @@ def test_training_uses_the_sites_loss_and_testing_its_loss_and_count(tmp_path):
         torch.manual_seed(0)
         by_hand = nets.Table(outputs=1)
     start = ParameterVector(by_hand).read()
-    settings = SGDSettings(1, 8, 0.05, 0.9, 0.0, 50.0)
-    loss = train(by_hand, site.train, settings, fresh.generator(0, 1), lambda out, target, _: nets.squared(out, target))
+    loss = trained(by_hand, site.train, fresh.generator(0, 1), local_epochs=1, loss=nets.squared)
     assert torch.equal(delta, start - ParameterVector(by_hand).read())
     assert result.train_loss == loss
 
@@ -420,12 +438,11 @@ def test_dropout_follows_from_the_runs_seed_and_the_round_alone(tmp_path):
     assert torch.equal(delta(), first)
     assert torch.equal(torch.get_rng_state(), state)
     by_hand = load(tmp_path, model=named("nets:Table", dropout=0.5)).for_seed(0)
-    settings = SGDSettings(2, 8, 0.05, 0.9, 0.0, 50.0)
 
     def delta_by_hand(seed, dropout=0.5):
         by_hand.personal.load(torch.zeros(len(first)), True, {})
         by_hand.personal.model.body[3].p = dropout
-        train(by_hand.personal.model, by_hand.train, settings, by_hand.generator(*seed))
+        trained(by_hand.personal.model, by_hand.train, by_hand.generator(*seed))
         return by_hand.personal.anchor - by_hand.personal.parameters.read()
 
     assert torch.equal(delta_by_hand((0, 1)), first)
@@ -437,7 +454,7 @@ def test_a_request_of_another_seed_starts_at_that_seeds_initialisation(tmp_path)
     site = load(tmp_path)
     trainer = trainer_of(site)
     for seed in (1, 2, 1):
-        trainer.answer(protocol.FINISH, request(site, seed=seed))  # theta is zero: what is kept is theta_0
+        handled(trainer, request(site, seed=seed, **FINISH))  # theta is zero: what is kept is theta_0
         finished = torch.load(tmp_path / "state/runs/run/personal-model.pt", weights_only=True)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -446,45 +463,64 @@ def test_a_request_of_another_seed_starts_at_that_seeds_initialisation(tmp_path)
         ask(site, seed=seed, run_name=f"run-{seed}")  # what training leaves in the model must not matter
 
 
-def test_registration_tells_what_the_file_says_and_nothing_else(tmp_path):
-    def registered(site):
-        reply = trainer_of(site).answer(protocol.REGISTER, protocol.encode_greeting("lenet"))
-        return {name: dict(record) for name, record in reply.items()}
-
+def test_registration_tells_what_the_file_says_and_the_server_asks_for_and_nothing_else(tmp_path):
+    facts = ("global-num-params", "group")
     size = sum(parameter.numel() for parameter in nets.vision().parameters())
-    assert registered(load(tmp_path, VISION)) == {"registration": {"client-key": "site-1", "num-params": size}}
+    nothing_more = {"client-key": "site-1", "num-params": size}
+    assert registered(trainer_of(load(tmp_path, VISION)), *facts, method=GD) == nothing_more
     global_size = ParameterVector(build_model("lenet", (3, 8, 8), 3, seed=0)).size
-    assert registered(load(tmp_path, GLOBAL, group="a1")) == {
-        "registration": {
-            "client-key": "site-1",
-            "num-params": size,
-            "global-num-params": global_size,
-            "group": "a1",
-        }
-    }
+    told = trainer_of(load(tmp_path, GLOBAL, group="a1"))
+    everything = nothing_more | {"global-num-params": global_size, "group": "a1"}
+    assert registered(told, *facts, method=GD) == everything
+    assert registered(told, *facts, method=GD, gd_fraction=0.0) == everything  # that is of simulated clients
+    assert registered(told, *facts) == nothing_more | {"group": "a1"}  # MH-pFedHN has no global model
+    assert registered(told, method=GD) == nothing_more
+    assert registered(told, *facts, method="fedavg") == nothing_more
+
+
+def test_a_site_registers_with_the_model_that_it_has_in_a_run_of_the_servers_seed(tmp_path):
+    site = load(tmp_path, TABLE)
+    trainer_of(site).answer(protocol.REGISTER, greeting(seed=7))
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        expected = ParameterVector(nets.Table()).read()
+    assert torch.equal(site.personal.anchor, expected)
 
 
 def test_a_real_site_takes_part_in_what_its_file_says(tmp_path):
     site = load(tmp_path).for_seed()
     assert (site.foreign_methods, site.deploys_global) == (frozenset(), False)
     assert site.num_params == sum(parameter.numel() for parameter in nets.Table().parameters())
-    assert site.is_among(0.0, 3, "gd-fraction")  # no draw decides for it
+    assert site.is_among(0.0, "gd-fraction")  # no draw decides for it
     assert load(tmp_path, GLOBAL).for_seed().deploys_global
     names = ["lab.fed:Method", "other:Outer.Inner"]
     assert load(tmp_path, methods=names).for_seed().foreign_methods == set(names)
     assert load(tmp_path, methods=[]).file.methods == ()
 
 
+def test_a_site_takes_part_in_a_method_from_outside_that_its_file_lists_and_in_no_other(tmp_path):
+    listed, other = load(tmp_path, methods=[own_method.NAME]), load(tmp_path)
+    told = {"client-key": "site-1", "num-params": listed.personal.parameters.size, "colour": "red"}
+    assert registered(trainer_of(listed), "colour", method=own_method.NAME) == told
+    content = request(listed, **({"method": own_method.NAME} | FINISH))
+    assert handled(trainer_of(listed), content)["metrics"]["total"] == 9
+    for question in (greeting(method=own_method.NAME), content):
+        message_type = protocol.DEPLOY if question is content else protocol.REGISTER
+        with pytest.raises(ProtocolError, match="this site does not list it under methods") as error:
+            trainer_of(other).answer(message_type, question)
+        assert error.value.reason == "unknown-method"
+
+
 def global_round(site, **changes):
     size = site.for_seed(0).global_model("lenet").parameters.size
-    content = protocol.encode_request(told(method="mh-pfedhn-gd", **changes), {"theta": torch.zeros(size)})
-    return trainer_of(site).answer(protocol.GLOBAL, content)
+    content = request(site, torch.zeros(size), method=GD, exchange="global_step", **changes)
+    return handled(trainer_of(site), content)
 
 
 def test_distillation_weighs_the_sites_own_loss(tmp_path):
     site = load(tmp_path, GLOBAL, loss=named("nets:smoothed", smoothing=0.4))
     global_round(site)
-    gd = {"method": "mh-pfedhn-gd", "teacher_round": 1, "local_epochs": 1, "batch_size": 64}
+    gd = {"method": GD, "teacher_round": 1, "local_epochs": 1, "batch_size": 64}
     fresh = load(tmp_path, VISION).for_seed(0)
     inputs, targets = fresh.train.batch(torch.randperm(20, generator=fresh.generator(0, 1)))
     own = nets.smoothed(fresh.personal.model.train()(inputs), targets, 0.4).item()
@@ -497,10 +533,10 @@ def test_distillation_is_refused_for_outputs_that_are_not_one_a_class(tmp_path):
     site = load(tmp_path, GLOBAL, model=named("nets:vision", classes=5))
     global_round(site)
     with pytest.raises(ProtocolError, match="needs 3 outputs a sample, one a class") as error:
-        ask(site, method="mh-pfedhn-gd", teacher_round=1)
+        ask(site, method=GD, teacher_round=1)
     assert error.value.reason == "not-distillable"
     assert "5" not in str(error.value)  # the private model's shape
-    assert ask(site, method="mh-pfedhn-gd")[1].norm() > 0  # without a teacher it can take part
+    assert ask(site, method=GD)[1].norm() > 0  # without a teacher it can take part
 
 
 def test_the_models_arguments_are_the_batch_by_position_or_by_name():

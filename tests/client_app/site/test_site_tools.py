@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from asking import FINISH, TEST, handled, opened
 from example_site import nets
 from example_site.messages import request
 
 from client_app.resident.serving import trainer_of
 from client_app.site.private import load_site
 from client_app.site.tools import check, export
-from common import protocol
 from common.errors import UserError
 from common.models import build_model
 from common.params import ParameterVector
@@ -36,8 +36,8 @@ def finished(path: Path, run_name: str = "run"):
     """Let the site train a round and finish a run; return its model's state."""
     site = load_site(path)
     trainer = trainer_of(site)
-    trainer.answer(protocol.PERSONAL, request(site, run_name=run_name))
-    trainer.answer(protocol.FINISH, request(site, run_name=run_name, server_round=2))
+    handled(trainer, request(site, run_name=run_name))
+    handled(trainer, request(site, run_name=run_name, **FINISH))
     return {name: tensor.clone() for name, tensor in site.personal.model.state_dict().items()}
 
 
@@ -158,14 +158,14 @@ def test_the_example_site_passes_its_check_and_learns(tmp_path, capsys):
     assert "480 training samples, 120 test samples" in capsys.readouterr().out
     site = load_site(path)
     trainer = trainer_of(site)
-    trainer.answer(protocol.PERSONAL, request(site, local_epochs=20))
-    personal = site.for_seed(0)
-    untrained = protocol.decode_evaluation(trainer.answer(protocol.EVALUATE, request(site, run_name="other")))
-    reply = trainer.answer(protocol.PERSONAL, request(site, run_name="again", local_epochs=20))
-    delta = protocol.decode_vectors(reply, {"delta": personal.personal.parameters.size})["delta"]
-    content = protocol.encode_request(
-        protocol.decode_instructions(request(site, run_name="again", server_round=2)), {"theta": -delta}
-    )
-    trained = protocol.decode_evaluation(trainer.answer(protocol.FINISH, content))
+    handled(trainer, request(site, local_epochs=20))
+
+    def tested(content):
+        return opened(content, handled(trainer, content), None)[0].evaluation
+
+    untrained = tested(request(site, run_name="other", **TEST))
+    content = request(site, run_name="again", local_epochs=20)
+    _, delta = opened(content, handled(trainer, content), site.personal.parameters.size)
+    trained = tested(request(site, -delta, run_name="again", **FINISH))
     assert trained.accuracy > 0.8 > untrained.accuracy + 0.2
     export(path, "again", tmp_path / "model.pt")

@@ -5,14 +5,19 @@ import pytest
 import torch
 from asking import (
     CLASSES,
+    GD,
+    SETTINGS,
     SHAPE,
-    TOLD,
-    answer,
+    TRAINING,
     ask,
     ask_globally,
     ask_to_evaluate,
+    ask_to_keep_teacher,
+    greeting,
+    handled,
     kept,
     random_theta,
+    registered,
     request,
     site,
     stored,
@@ -20,17 +25,21 @@ from asking import (
     trainer,
 )
 from fresh_process import new_process
+from site_files import VISION, load
 from torch.nn import functional
 
-from client_app.methods.distill import distillation_loss
-from client_app.training import SGDSettings, train
+from client_app.methods.mh_pfedhn_gd import distillation_loss
+from client_app.resident.serving import trainer_of
+from client_app.training import cross_entropy, epochs, sgd, train
 from common import protocol
+from common.arrays import decode_arrays, encode_arrays
 from common.errors import ProtocolError
 from common.models import build_model
 from common.params import ParameterVector
+from common.schema import Vector
 
-GD = "mh-pfedhn-gd"
-SETTINGS = SGDSettings(epochs=1, batch_size=8, lr=0.02, momentum=0.9, weight_decay=5e-4, max_grad_norm=50.0)
+G = "mh-pfedhn-g"
+K_G = "global-num-params"
 
 
 # The loss
@@ -140,7 +149,14 @@ def global_model_of(run_config, w_g, name="lenet", statistics=None):
     return model.eval()
 
 
-def distilled_by_hand(run_config, client, theta, teacher, server_round=1, settings=SETTINGS):
+def trained(model, fresh, server_round=1, purpose="", loss=cross_entropy):
+    """Train a model on a site's samples by hand; the mean loss."""
+    generator = fresh.generator(0, server_round, purpose)
+    batches = epochs(len(fresh.train), 8, 1, generator)
+    return train(model, fresh.train, batches, sgd(model.parameters(), TRAINING), generator, 50.0, loss)
+
+
+def distilled_by_hand(run_config, client, theta, teacher, server_round=1):
     """delta_i of a personal exchange with this teacher; without one, of plain training."""
     fresh = site(run_config, client)
     fresh.personal.parameters.write(fresh.personal.anchor + theta)
@@ -152,12 +168,12 @@ def distilled_by_hand(run_config, client, theta, teacher, server_round=1, settin
         cross_entropy = functional.cross_entropy(logits, labels)
         if teacher is None:
             return cross_entropy
-        temperature, coefficient = TOLD.temperature, TOLD.distillation_coefficient
+        temperature, coefficient = SETTINGS["temperature"], SETTINGS["distillation_coefficient"]
         target = (said[indices] / temperature).softmax(1)
         divergence = (target * (target.log() - (logits / temperature).log_softmax(1))).sum(1).mean()
         return (1 - coefficient) * cross_entropy + coefficient * temperature**2 * divergence
 
-    train(fresh.personal.model, fresh.train, settings, fresh.generator(0, server_round), loss)
+    trained(fresh.personal.model, fresh, server_round, loss=loss)
     return fresh.personal.anchor + theta - fresh.personal.parameters.read()
 
 
@@ -203,7 +219,7 @@ def test_the_teacher_is_w_g_as_it_came_and_not_as_it_was_trained(run_config, bet
 
 def test_without_the_anchor_the_teacher_is_w_g_alone(run_config):
     w_g, theta = w_g_for(), theta_for(site(run_config, 1))
-    ask_globally(run_config, 1, w_g, anchor=False, local_epochs=0)
+    ask_to_keep_teacher(run_config, 1, w_g, anchor=False)
     _, delta = ask(run_config, 1, theta, method=GD, teacher_round=1, anchor=False)
     theta_0 = ParameterVector(build_model("lenet", SHAPE, CLASSES, seed=0)).read()
     own_0 = site(run_config, 1).personal.anchor
@@ -245,12 +261,10 @@ def test_a_teacher_that_is_missing_or_of_another_round_is_refused(run_config):
     assert error_of(ask, run_config, 1, theta, method=GD, teacher_round=5, run_name="other").reason == "no-teacher"
 
 
-def test_a_global_exchange_without_epochs_keeps_the_teacher_and_sends_nothing(run_config):
+def test_the_exchange_that_hands_out_a_teacher_keeps_it_and_sends_nothing(run_config):
     w_g, theta = w_g_for(), theta_for(site(run_config, 1))
-    content = request(w_g, method=GD, local_epochs=0, upload="topk", error_feedback=True)
-    reply = trainer(run_config, 1).train_global(content)
-    assert set(reply) == {"metrics"}
-    assert dict(reply["metrics"]) == {"num-examples": len(site(run_config, 1).train), "train-loss": 0.0}
+    reply = ask_to_keep_teacher(run_config, 1, w_g, upload="topk", error_feedback=True)
+    assert {name: dict(record) for name, record in reply.items()} == {"metrics": {}}
     assert [path.name for path in stored(run_config, 1).iterdir()] == ["teacher.pt"]
     new_process()
     _, delta = ask(run_config, 1, theta, method=GD, teacher_round=1)
@@ -258,21 +272,39 @@ def test_a_global_exchange_without_epochs_keeps_the_teacher_and_sends_nothing(ru
     torch.testing.assert_close(delta, by_hand, rtol=0, atol=2e-6)
 
 
-def test_a_personal_exchange_without_epochs_is_refused(run_config):
-    error = error_of(ask, run_config, 1, theta_for(site(run_config, 1)), local_epochs=0)
+@pytest.mark.parametrize("method", [G, "mh-pfedhn", "local"])
+def test_only_the_method_that_distils_hands_out_teachers(run_config, method):
+    error = error_of(ask, run_config, 0, w_g_for(), method=method, exchange="keep_teacher")
     assert error.reason == "malformed"
-    assert "local-epochs is 0" in error.detail
+    assert f"method {method!r} has no exchange 'keep_teacher' here" in error.detail
 
 
-def test_without_distillation_no_teacher_is_kept(run_config):
-    changes = {"method": "mh-pfedhn-g", "distillation_coefficient": 0.0}
+@pytest.mark.parametrize("bad", ["missing", "two", "a number of another type", "for a test"])
+def test_a_personal_exchange_says_of_one_round_that_its_teacher_is_of_it(run_config, bad):
+    theta = theta_for(site(run_config, 1))
+    content = request(theta, method=GD, **({"exchange": "deploy"} if bad == "for a test" else {}))
+    wrong = {
+        "two": torch.tensor([1, 2]),
+        "a number of another type": torch.tensor([1.0]),
+        "for a test": torch.tensor([1]),
+    }
+    arrays = {"theta": theta} | ({"teacher-round": wrong[bad]} if bad in wrong else {})
+    content["arrays"] = encode_arrays(arrays)
+    reasons = {"two": "wrong-length", "a number of another type": "wrong-dtype"}
+    assert error_of(handled, trainer(run_config, 1), content).reason == reasons.get(bad, "malformed")
+
+
+@pytest.mark.parametrize("changes", [{"method": G}, {"method": GD, "distillation_coefficient": 0.0}], ids=str)
+def test_without_distillation_no_teacher_is_kept(run_config, changes):
     result, delta = ask_globally(run_config, 1, w_g_for(), **changes)
     assert delta.shape == (size_of("lenet"),)
     assert delta.norm() > 0
     assert result.evaluation is None
     assert not stored(run_config, 1).exists()
     theta = theta_for(site(run_config, 1))
-    assert torch.equal(ask(run_config, 1, theta, **changes)[1], ask(run_config, 1, theta, method="mh-pfedhn")[1])
+    teacher = {"teacher_round": 1} if changes["method"] == GD else {}
+    plain = ask(run_config, 1, theta, method="mh-pfedhn")[1]
+    assert torch.equal(ask(run_config, 1, theta, **teacher, **changes)[1], plain)
 
 
 # The global exchange
@@ -284,7 +316,7 @@ def test_delta_g_is_what_was_sent_minus_what_training_made_of_it(run_config):
     model = global_model_of(run_config, w_g).to(memory_format=torch.channels_last)
     sent = ParameterVector(model).read()
     fresh = site(run_config, 1)
-    loss = train(model, fresh.train, SETTINGS, fresh.generator(0, 1, "/global"))
+    loss = trained(model, fresh, purpose="/global")
     assert torch.equal(delta, sent - ParameterVector(model).read())
     assert (result.train_loss, result.num_examples) == (loss, len(fresh.train))
 
@@ -292,7 +324,7 @@ def test_delta_g_is_what_was_sent_minus_what_training_made_of_it(run_config):
 def test_personal_training_draws_other_numbers_than_the_global_one_of_the_same_round(run_config):
     # The same architecture, weights and samples: what differs is the order of the samples.
     theta = w_g_for()
-    everything = {"method": "mh-pfedhn-g", "distillation_coefficient": 0.0}
+    everything = {"method": G}
     in_one_batch = everything | {"batch_size": 1000}
     globally, personally = (each(run_config, 0, theta, **in_one_batch)[1] for each in (ask_globally, ask))
     torch.testing.assert_close(globally, personally, rtol=0, atol=1e-5)
@@ -341,7 +373,7 @@ def test_batch_norm_statistics_of_the_global_model_stay_with_the_client(run_conf
     ask_globally(run_config, 1, w_g, server_round=2, **resnet)
     model = global_model_of(run_config, w_g, "resnet10", first).to(memory_format=torch.channels_last)
     fresh = site(run_config, 1)
-    train(model, fresh.train, SETTINGS, fresh.generator(0, 2, "/global"))
+    trained(model, fresh, 2, "/global")
     second = kept_globally(run_config, 1)
     assert all(torch.equal(tensor, second[name]) for name, tensor in model.named_buffers())
     assert not torch.equal(first["1.running_mean"], second["1.running_mean"])
@@ -353,10 +385,10 @@ def test_a_global_round_that_diverged_leaves_the_statistics_of_the_one_before(ru
     w_g = 0.1 * w_g_for("resnet10")
     ask_globally(run_config, 1, w_g, **resnet)
     first = kept_globally(run_config, 1)
-    reply = trainer(run_config, 1).train_global(
-        request(w_g, method=GD, server_round=2, client_lr=1e30, client_momentum=0.0, **resnet)
-    )
-    assert error_of(protocol.decode_vectors, reply, {"delta": len(w_g)}).reason == "not-finite"
+    diverging = {"server_round": 2, "client_lr": 1e30, "client_momentum": 0.0}
+    content = request(w_g, method=GD, exchange="global_step", **diverging, **resnet)
+    reply = handled(trainer(run_config, 1), content)
+    assert error_of(decode_arrays, reply, {"delta": Vector(len(w_g))}).reason == "not-finite"
     assert all(torch.equal(tensor, first[name]) for name, tensor in kept_globally(run_config, 1).items())
 
 
@@ -364,19 +396,21 @@ def test_a_global_round_that_diverged_leaves_the_statistics_of_the_one_before(ru
 def test_a_method_without_a_global_model_has_no_global_exchange(run_config, method):
     error = error_of(ask_globally, run_config, 0, w_g_for(), method=method)
     assert error.reason == "malformed"
-    assert error.detail == f"method {method!r} has no global exchange"
+    assert error.detail == f"method {method!r} has no exchange 'global_step' here, only deploy, personal"
 
 
-@pytest.mark.parametrize("name", ["", "alexnet", "LeNet", "../lenet"])
+@pytest.mark.parametrize("name", ["", "alexnet", "lenet/keep-output", "../lenet"])
 def test_an_unknown_global_model_is_refused_with_the_known_ones(run_config, name):
+    question = greeting(K_G, method=GD, global_model=name)
     for error in (
         error_of(ask_globally, run_config, 0, w_g_for(), global_model=name),
-        error_of(trainer(run_config).register, protocol.encode_greeting(name or "none")),
+        error_of(trainer(run_config).answer, protocol.REGISTER, question),
     ):
         assert error.reason == "malformed"
         assert "must be one of lenet, vgg8, " in error.detail
 
 
+@pytest.mark.parametrize("exchange", ["global_step", "keep_teacher"])
 @pytest.mark.parametrize(
     ("reason", "theta"),
     [
@@ -386,8 +420,9 @@ def test_an_unknown_global_model_is_refused_with_the_known_ones(run_config, name
         ("malformed", None),
     ],
 )
-def test_a_bad_global_request_is_refused_by_name_and_leaves_no_trace(run_config, reason, theta):
-    assert error_of(trainer(run_config, 1).train_global, request(theta, method=GD)).reason == reason
+def test_a_bad_global_request_is_refused_by_name_and_leaves_no_trace(run_config, reason, theta, exchange):
+    content = request(theta, method=GD, exchange=exchange)
+    assert error_of(handled, trainer(run_config, 1), content).reason == reason
     assert not stored(run_config, 1).exists()
 
 
@@ -397,55 +432,70 @@ def test_a_bad_global_request_is_refused_by_name_and_leaves_no_trace(run_config,
 def test_a_client_tells_the_size_of_the_global_model_only_when_the_server_has_one(run_config):
     # Layers that the client keeps are of its personal model: the global one is the same for all.
     config = run_config | {"models": "lenet/keep-output"}
-    registered = protocol.decode_registration(trainer(config, 1).register(protocol.encode_greeting("lenet")))
-    assert registered.global_num_params == size_of("lenet") > registered.num_params
-    resnet = protocol.decode_registration(trainer(config, 1).register(protocol.encode_greeting("resnet10")))
-    assert resnet.global_num_params == size_of("resnet10")
-    assert set(trainer(config, 1).register(protocol.encode_greeting())["registration"]) == {"client-key", "num-params"}
+    client = trainer(config, 1)
+    told = registered(client, K_G, method=G)
+    assert told[K_G] == size_of("lenet") > told["num-params"]
+    assert registered(client, K_G, method=GD) == told
+    assert registered(client, K_G, method=G, global_model="resnet10")[K_G] == size_of("resnet10")
+    # Nobody who is not asked, and no method without a global model, says anything of it.
+    for not_told in (registered(client, method=G), registered(client, K_G, method="mh-pfedhn")):
+        assert set(not_told) == {"client-key", "num-params"}
+
+
+NOT_DEPLOYED = "this client does not deploy the global model"
 
 
 def test_a_client_that_does_not_deploy_the_global_model_says_nothing_of_it_and_refuses_it(run_config):
-    config = run_config | {"gd-fraction": 0.0}
-    reply = trainer(config, 1).register(protocol.encode_greeting("lenet"))
-    assert set(reply["registration"]) == {"client-key", "num-params"}
-    theta = theta_for(site(config, 1))
+    few = {"gd_fraction": 0.0}
+    for method in (G, GD):
+        assert set(registered(trainer(run_config, 1), K_G, method=method, **few)) == {"client-key", "num-params"}
+    theta = theta_for(site(run_config, 1))
     for error in (
-        error_of(ask_globally, config, 1, w_g_for()),
-        error_of(ask_globally, config, 1, w_g_for(), local_epochs=0),
-        error_of(ask, config, 1, theta, method=GD, teacher_round=1),
+        error_of(ask_globally, run_config, 1, w_g_for(), **few),
+        error_of(ask_globally, run_config, 1, w_g_for(), method=G, **few),
+        error_of(ask_to_keep_teacher, run_config, 1, w_g_for(), **few),
+        error_of(ask, run_config, 1, theta, method=GD, teacher_round=1, **few),
     ):
         assert error.reason == "not-deployed"
-        assert error.detail == "this client does not deploy the global model"
-    assert not stored(config, 1).exists()
-    assert torch.equal(ask(config, 1, theta, method=GD)[1], ask(config, 1, theta)[1])
+        assert error.detail == NOT_DEPLOYED
+    assert not stored(run_config, 1).exists()
+    assert torch.equal(ask(run_config, 1, theta, method=GD, **few)[1], ask(run_config, 1, theta)[1])
 
 
-def deploying(config, num_clients=10):
+def test_a_real_site_that_does_not_deploy_the_global_model_says_nothing_of_it_and_refuses_it(tmp_path):
+    private = trainer_of(load(tmp_path, VISION))
+    assert set(registered(private, K_G, method=GD)) == {"client-key", "num-params"}
+    for exchange in ("global_step", "keep_teacher"):
+        error = error_of(handled, private, request(w_g_for(), method=GD, exchange=exchange))
+        assert error.reason == "not-deployed"
+        assert error.detail == NOT_DEPLOYED
+    assert not (tmp_path / "state/runs").exists()
+
+
+def deploying(config, fraction, num_clients=10):
     """The clients that register with a size of the global model."""
 
-    def registration(client):
-        reply = trainer(config, client, num_clients).register(protocol.encode_greeting("mlp"))
-        return protocol.decode_registration(reply)
+    def told(client):
+        return registered(trainer(config, client, num_clients), K_G, method=G, gd_fraction=fraction, global_model="mlp")
 
-    return {client for client in range(num_clients) if registration(client).global_num_params}
+    return {client for client in range(num_clients) if K_G in told(client)}
 
 
 def test_four_tenths_of_ten_clients_are_the_same_four_in_every_process(run_config):
-    config = run_config | {"models": "mlp", "gd-fraction": 0.4}
-    four = deploying(config)
+    config = run_config | {"models": "mlp"}
+    four = deploying(config, 0.4)
     assert len(four) == 4
     new_process()
     torch.manual_seed(99)
-    assert deploying(config) == four
-    assert {frozenset(deploying(config | {"seed": seed})) for seed in range(4)} != {frozenset(four)}
-    assert len(deploying(config | {"gd-fraction": 1.0})) == 10
+    assert deploying(config, 0.4) == four
+    assert {frozenset(deploying(config | {"seed": seed}, 0.4)) for seed in range(4)} != {frozenset(four)}
+    assert len(deploying(config, 1.0)) == 10
 
 
 def test_a_global_reply_takes_the_wire_form_that_the_server_asks_for(run_config):
     w_g = w_g_for()
     dense = ask_globally(run_config, 1, w_g)[1]
-    handle = trainer(run_config, 1).train_global
     for upload in ("half", "int8", "topk"):
-        arrived = answer(handle, w_g, method=GD, upload=upload)[1]
+        arrived = ask_globally(run_config, 1, w_g, upload=upload)[1]
         assert not torch.equal(arrived, dense)
         assert functional.cosine_similarity(arrived, dense, dim=0) > 0.9
