@@ -22,7 +22,7 @@ from client_app.training import all_finite
 from common import protocol
 from common.arrays import Arrays, decode_arrays, is_vector
 from common.codec import decode, encode, lossless
-from common.config import Config, load_config
+from common.config import Config, load_run_config
 from common.errors import ProtocolError, UserError
 from common.evaluation import Evaluation
 from common.methods import built_in, find_client
@@ -186,4 +186,4 @@ def trainer_for(context: Context) -> Trainer:
 
 @lru_cache(maxsize=1)
 def _config(run_config: tuple[tuple[str, ConfigRecordValues], ...]) -> Config:
-    return load_config(dict(run_config), origin="the run config")
+    return load_run_config(dict(run_config))

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from common.codec import decode, encode
 from common.errors import ProtocolError
-from common.schema import Array, Dimensions, Schema
+from common.schema import DTYPES, Array, Dimensions, Schema
 
 Arrays = Mapping[str, Tensor]
 
 RECORD = "arrays"  # of a message
 
 # By the names that Flower gives them: the types of arrays, and of the parts that codecs make of a vector.
-_DTYPES = {name: np.dtype(name).newbyteorder("<") for name in ("float32", "int64", "float16", "int8", "uint8")}
+_DTYPES = {name: np.dtype(name).newbyteorder("<") for name in (*DTYPES, "float16", "int8", "uint8")}
 _VALUES = "values"  # the codecs' part that travels under the vector's own name
 
 
@@ -40,18 +40,19 @@ DENSE = WireForm()
 
 
 def encode_arrays(arrays: Arrays, form: WireForm = DENSE, vectors: Iterable[str] | None = None) -> ArrayRecord:
-    """Pack arrays; those named in `vectors`, or without it all one-dimensional float32 ones, in the wire form.
+    """Pack arrays; the vectors among those named in `vectors`, or without it all vectors, in the wire form.
 
     Each stands under its own name; where a codec makes several arrays of it, the others are `name/part`. Raises
     ProtocolError for what codec or protocol cannot send.
     """
-    names = {name for name, array in arrays.items() if is_vector(array)} if vectors is None else set(vectors)
+    chosen = set(arrays if vectors is None else vectors)
     packed = {}
     for name, array in arrays.items():
-        if name in names:
-            parts = encode(array.detach().cpu(), form.codec, form.topk_fraction)
+        array, dtype = array.detach().cpu(), _dtype_of(name, array)
+        if name in chosen and is_vector(array):
+            parts = encode(array, form.codec, form.topk_fraction)
         else:
-            parts = {_VALUES: np.array(array.detach().cpu().numpy(), _dtype_of(name, array), order="C")}
+            parts = {_VALUES: np.array(array.numpy(), dtype, order="C")}
         for part, values in parts.items():
             packed[_label(name, part)] = WireArray(values)
     return ArrayRecord(packed)
@@ -59,7 +60,7 @@ def encode_arrays(arrays: Arrays, form: WireForm = DENSE, vectors: Iterable[str]
 
 def is_vector(array: Tensor) -> bool:
     """Whether an array is one that a codec can shorten."""
-    return array.dim() == 1 and array.dtype == torch.float32
+    return array.dim() == 1 and array.dtype == torch.float32 and len(array) > 0
 
 
 def decode_arrays(content: RecordDict, schema: Schema, form: WireForm = DENSE) -> dict[str, Tensor]:
@@ -147,8 +148,8 @@ def _npy_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
 
 def _dtype_of(name: str, array: Tensor) -> np.dtype:
     dtype = str(array.dtype).removeprefix("torch.")
-    if dtype not in ("float32", "int64"):
-        raise ProtocolError("wrong-dtype", f"{name!r} is {dtype}, but only float32 and int64 arrays are sent")
+    if dtype not in DTYPES:
+        raise ProtocolError("wrong-dtype", f"{name!r} is {dtype}, but only {' and '.join(DTYPES)} arrays are sent")
     return _DTYPES[dtype]
 
 

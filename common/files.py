@@ -44,10 +44,12 @@ def write(path: Path, fill: Callable[[IO[bytes]], object], mode: int | None = No
                 os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        # On a full disk PyTorch's writer raises a RuntimeError of its own instead of the system's error.
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
-        raise error if isinstance(error, OSError) else OSError(f"{path} could not be written: {error}") from error
+        if isinstance(error, RuntimeError):
+            # What PyTorch's writer raises on a full disk instead of the system's error.
+            raise OSError(f"{path} could not be written: {error}") from error
+        raise
     sync_folder(path.parent)
 
 

@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import inspect
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class Halves:
     client: Any
     client_name: str  # what the server tells clients, who load nothing else by it: a built-in name or module:Class
 
-    @property
+    @cached_property
     def options(self) -> dict[str, Option]:
         """All settings of the method by their keys: those of the server half, then those of the client half.
 
@@ -40,13 +40,7 @@ class Halves:
         """
         options: dict[str, Option] = {}
         for half in (self.server, self.client):
-            for field in dataclasses.fields(half.Settings):
-                if "rule" not in field.metadata:
-                    raise UserError(
-                        f"Method {self.name!r}: {half.Settings.__qualname__}.{field.name} must be declared by "
-                        "option(default, help, ...), or nobody could set it."
-                    )
-            for key, option in options_of(half.Settings).items():
+            for key, option in _declared(self.name, half.Settings).items():
                 if options.setdefault(key, option) != option:
                     raise UserError(
                         f"Method {self.name!r} declares {key} in both of its halves, and not alike: put what both read "
@@ -66,27 +60,28 @@ def built_in() -> tuple[str, ...]:
 
 
 @cache
-def find(name: str) -> Halves:
+def find(name: str, origin: str = "") -> Halves:
     """The method of this name; built-in ones are taken in any case of letters.
 
-    Raises UserError for a name that is none, and for a half from outside that is not what it should be.
+    Raises UserError, which says that the name was given in `origin`, for a name that is none, and for a half from
+    outside that is not what it should be.
     """
+    place = f" in {origin}" if origin else ""
     if ":" in name:
-        server = _from_outside(name, _SERVER, "method")
+        server = _from_outside(name, _SERVER, "method", place)
         client_name = getattr(server, "client", "")
         if not isinstance(client_name, str) or ":" not in client_name:
             raise UserError(
-                f"method {name!r} does not say where its client half is: give the class an attribute such as "
-                f'client = "{name.partition(":")[0]}_client:{server.__name__}".'
+                f"method is {name!r}{place}, but does not say where its client half is: give the class an attribute "
+                f'such as client = "{name.partition(":")[0]}_client:{server.__name__}".'
             )
-        client = _from_outside(client_name, _CLIENT, f"the client half of {name}")
+        client = _from_outside(client_name, _CLIENT, f"The client half of {name}")
         return Halves(name, server, client, client_name)
     own = name.lower()
     if own not in built_in():
-        known = ", ".join(built_in())
         raise UserError(
-            f"method is {name!r}, but must be one of {known}, or package.module:Class for one from outside"
-            f"{nearest(name, built_in()) or '.'}"
+            f"method is {name!r}{place}, but must be one of {', '.join(built_in())}, or package.module:Class for one "
+            f"from outside{nearest(name, built_in()) or '.'}"
         )
     return Halves(own, _built_in_half(own, _SERVER), _built_in_half(own, _CLIENT), own)
 
@@ -99,6 +94,25 @@ def find_client(name: str) -> Any:
 def owners(key: str) -> list[str]:
     """The built-in methods that have this setting."""
     return [name for name in built_in() if key in find(name).options]
+
+
+def _declared(method: str, settings: type) -> dict[str, Option]:
+    """The options of a half. Raises UserError for fields that would be none."""
+    if "__dataclass_fields__" not in vars(settings):
+        raise UserError(
+            f"Method {method!r}: {settings.__qualname__} is no dataclass, so nobody could set what it holds: put "
+            "@dataclass(frozen=True, kw_only=True) above it."
+        )
+    for field in dataclasses.fields(settings):
+        if "rule" not in field.metadata:
+            raise UserError(
+                f"Method {method!r}: {settings.__qualname__}.{field.name} must be declared by option(default, help, "
+                "...), or nobody could set it."
+            )
+    try:
+        return options_of(settings)
+    except UserError as error:
+        raise UserError(f"Method {method!r}: {error}") from error
 
 
 def _built_in_half(name: str, package: str) -> Any:
@@ -114,22 +128,26 @@ def _built_in_half(name: str, package: str) -> Any:
     return halves[0]
 
 
-def _from_outside(name: str, package: str, what: str) -> Any:
+def _from_outside(name: str, package: str, what: str, place: str = "") -> Any:
+    wrong = f"{what} is {name!r}{place}, but"
     module_name, _, class_name = name.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), class_name)):
+        raise UserError(f"{wrong} must be of the form package.module:Class.")
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UserError(
-            f"{what} is {name!r}, but module {module_name!r} cannot be imported ({type(error).__name__}: {error}): put "
-            "its package into the working folder or install it in this environment."
+            f"{wrong} module {module_name!r} cannot be imported ({said}): put its package into the working folder or "
+            "install it in this environment."
         ) from error
     half, base = getattr(module, class_name, None), _base(package)
     if half is None:
-        raise UserError(
-            f"{what} is {name!r}, but {module_name} has no {class_name!r}{nearest(class_name, dir(module))}."
-        )
+        raise UserError(f"{wrong} {module_name} has no {class_name!r}{nearest(class_name, dir(module)) or '.'}")
     if not (inspect.isclass(half) and issubclass(half, base)):
-        raise UserError(f"{what} is {name!r}, but must be a subclass of {base.__module__}.{base.__name__}.")
+        raise UserError(f"{wrong} must be a subclass of {base.__module__}.{base.__name__}.")
+    if lacking := sorted(getattr(half, "__abstractmethods__", ())):
+        raise UserError(f"{wrong} does not define {' and '.join(lacking)}.")
     return half
 
 

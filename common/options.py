@@ -47,65 +47,103 @@ class Option:
 
     def checked(self, value: object, origin: str) -> Value:
         """The value in this option's type. Raises UserError with one sentence that says what would be right."""
-        if self.rule.is_list and isinstance(value, list) and all(isinstance(part, str) for part in value):
-            value = ",".join(map(str, value))
-        wrong = f"{self.key} is {value!r} in {origin}, but must be"
+        checked = self._accepted(value)
+        if checked is None:
+            raise UserError(f"{self.key} is {value!r} in {origin}, but must be {self.valid}{self._hint(value) or '.'}")
+        return checked
+
+    @property
+    def valid(self) -> str:
+        """What values it takes, in words."""
+        rule = self.rule
         if bool in self.kinds:
-            if not isinstance(value, bool):
-                raise UserError(f"{wrong} true or false.")
-            return value
+            return "true or false"
         if self.kinds & {int, float}:
-            return self._number(value, wrong)
-        if isinstance(value, bool | int | float) and not self.rule.choices:
-            value = str(value)  # a run named 7
-        if not isinstance(value, str):
-            raise UserError(f"{wrong} text.")
-        return self._chosen(value, wrong) if self.rule.choices else value
+            number = "a number" if float in self.kinds else "a whole number"
+            return " ".join(filter(None, [number, _range(rule), *(f"or {word}" for word in rule.words)]))
+        if rule.choices:
+            return f"{'a comma-separated list of' if rule.is_list else 'one of'} {', '.join(rule.choices)}"
+        return "text, or a list of texts" if rule.is_list else "text"
 
-    def _number(self, value: object, wrong: str) -> Value:
-        rule, whole = self.rule, int in self.kinds
-        if isinstance(value, str) and value.lower() in rule.words:
-            return value.lower()
-        number = "a whole number" if whole else "a number"
-        wrong += " ".join(filter(None, ["", number, _range(rule), "".join(f"or {word}" for word in rule.words)])) + "."
-        if isinstance(value, str) and not whole:
-            # YAML 1.1 reads 1e-3 as a string.
-            try:
-                value = float(value)
-            except ValueError:
-                raise UserError(wrong) from None
+    def _accepted(self, value: object) -> Value | None:
+        """The value in this option's type, None for one that it does not take."""
+        if bool in self.kinds:
+            return value if isinstance(value, bool) else None
+        if self.kinds & {int, float}:
+            return self._number(value)
+        if self.rule.is_list and isinstance(value, list) and all(isinstance(part, str) for part in value):
+            value = ",".join(value)
+        if self.rule.choices:
+            return self._chosen(value)
+        return str(value) if isinstance(value, Value) else None  # a run may be named 7
+
+    def _number(self, value: object) -> Value | None:
+        rule = self.rule
+        if isinstance(value, str):
+            if value.lower() in rule.words:
+                return value.lower()
+            value = _read_number(value)
         if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
-            raise UserError(wrong)
-        if whole and value != int(value):
-            raise UserError(wrong)
+            return None
         if not (rule.minimum <= value <= rule.maximum and value > rule.above):
-            raise UserError(wrong)
-        return int(value) if whole else float(value)
+            return None
+        if float in self.kinds:
+            return float(value)
+        return int(value) if value == int(value) else None
 
-    def _chosen(self, value: str, wrong: str) -> str:
-        choices = self.rule.choices
-        words = [word.strip() for word in value.split(",")] if self.rule.is_list else [value]
-        chosen = [spelled(word, choices) for word in words]
-        for word in chosen:
-            if word not in choices:
-                several = "a comma-separated list of" if self.rule.is_list else "one of"
-                raise UserError(f"{wrong} {several} {', '.join(choices)}{nearest(word, choices) or '.'}")
-        return ",".join(chosen)
+    def _chosen(self, value: object) -> str | None:
+        if not isinstance(value, str):
+            return None
+        if value == self.default:
+            return value  # also where that is empty, which is no choice
+        chosen = [spelled(word, self.rule.choices) for word in self._words(value)]
+        return ",".join(chosen) if set(chosen) <= set(self.rule.choices) else None
+
+    def _hint(self, value: object) -> str:
+        """What may have been meant by the first wrong name, to end a sentence with."""
+        if not self.rule.choices or not isinstance(value, str):
+            return ""
+        lower = [choice.lower() for choice in self.rule.choices]
+        wrong = next((word for word in self._words(value) if word.lower() not in lower), "")
+        return nearest(wrong, self.rule.choices)
+
+    def _words(self, value: str) -> list[str]:
+        return [word.strip() for word in (value.split(",") if self.rule.is_list else [value])]
 
 
 def options_of(settings: type) -> dict[str, Option]:
-    """The options of a dataclass by their keys, in order; fields without a rule are none."""
+    """The options of a dataclass by their keys, in order; fields without a rule are none.
+
+    Raises UserError for an option of a type that no configuration holds.
+    """
     hints = typing.get_type_hints(settings)
-    return {
-        kebab(field.name): Option(kebab(field.name), _kinds(hints[field.name]), field.default, field.metadata["rule"])
-        for field in dataclasses.fields(settings)
-        if "rule" in field.metadata
-    }
+    options = {}
+    for field in dataclasses.fields(settings):
+        if "rule" not in field.metadata:
+            continue
+        key, kinds = kebab(field.name), _kinds(hints[field.name])
+        if not kinds <= {bool, int, float, str}:
+            raise UserError(
+                f"{settings.__qualname__}.{field.name} is declared as {hints[field.name]}, but an option is bool, int, "
+                "float or str, or a number with words beside it, such as int | str."
+            )
+        options[key] = Option(key, kinds, field.default, field.metadata["rule"])
+    return options
 
 
 def _kinds(hint: Any) -> frozenset[type]:
     is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     return frozenset(typing.get_args(hint) if is_union else [hint])
+
+
+def _read_number(text: str) -> int | float | None:
+    """The number that a text holds: YAML 1.1 reads 1e-3 as text."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return None
 
 
 def _is_finite(value: int | float) -> bool:

@@ -178,8 +178,8 @@ def decode_instructions(content: RecordDict) -> Instructions:
         if key == "compress":
             if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
                 raise ProtocolError("malformed", "compress must be a list of names")
-        elif type(value) is not fields[key].type:
-            raise ProtocolError("malformed", f"{key} is {str(value)[:40]!r}, but must be of type {fields[key].type}")
+        elif type(value) is not (right := fields[key].type):
+            raise ProtocolError("malformed", f"{key} is {repr(value)[:40]}, but must be {_name_of(right)}")
         values[snake(key)] = tuple(value) if isinstance(value, list) else value
     instructions = Instructions(**values)
     _name(record, "method")
@@ -208,8 +208,9 @@ def decode_settings(record: ConfigRecord | RecordDict, of: type[S]) -> S:
             values[snake(key)] = option.checked(record[key], "the server's message")
         except UserError as error:
             raise ProtocolError("malformed", str(error)) from error
-        if type(values[snake(key)]) is not type(record[key]):
-            raise ProtocolError("malformed", f"{key} is {record[key]!r}, which is of another type than it should be")
+        right = type(values[snake(key)])
+        if type(record[key]) is not right:
+            raise ProtocolError("malformed", f"{key} is {repr(record[key])[:40]}, but must be {_name_of(right)}")
     return of(**values)
 
 
@@ -276,16 +277,20 @@ def _encode_settings(settings: Settings) -> ConfigRecord:
     return ConfigRecord({key: getattr(settings, snake(key)) for key in options_of(type(settings))})
 
 
+def _name_of(kind: Any) -> str:
+    return {bool: "true or false", int: "a whole number", float: "a number with a decimal point", str: "text"}[kind]
+
+
 def _check_keys(record: ConfigRecord, required: set[str], optional: set[str], name: str) -> None:
     if not required <= set(record) <= required | optional:
         different = sorted((required - set(record)) | (set(record) - required - optional))
-        raise ProtocolError("malformed", f"the record {name!r} has missing or unknown keys: {different}")
+        raise ProtocolError("malformed", f"the record {name!r} has missing or unknown keys: {str(different)[:200]}")
 
 
 def _name(record: ConfigRecord, key: str) -> str:
     name = record[key]
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ProtocolError("malformed", f"{key} is {str(name)[:40]!r}, but must be a name")
+        raise ProtocolError("malformed", f"{key} is {repr(name)[:40]}, but must be a name")
     return name
 
 

@@ -25,12 +25,23 @@ class UpTo:
 
 @dataclass(frozen=True)
 class Array:
-    """What an array must be: a size or an `UpTo` for each dimension, a type, and for whole numbers their range."""
+    """What an array must be: a size or an `UpTo` for each dimension, a type, and for whole numbers their range.
+
+    Raises ValueError for a schema that no array could fit.
+    """
 
     shape: tuple[int | UpTo, ...]
     dtype: str = "float32"  # or int64
     below: int | None = None  # whole numbers are from 0 to below - 1
-    codec: bool = False  # whether it may travel in a shorter wire form (`common/codec.py`); one fixed dimension
+    codec: bool = False  # whether it may travel in a shorter wire form (`common/codec.py`); see `Vector`
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype is {self.dtype!r}, but must be one of {', '.join(DTYPES)}")
+        if self.below is not None and self.dtype != "int64":
+            raise ValueError(f"below is {self.below}, but only whole numbers (int64) have a range")
+        if self.codec and not (self.dtype == "float32" and len(self.shape) == 1 and _is_positive(self.shape[0])):
+            raise ValueError(f"a codec takes a float32 vector of a fixed length of at least 1, but this is {self}")
 
     @property
     def most(self) -> int:
@@ -45,8 +56,16 @@ class Array:
         return f"{self.dtype} [{', '.join(sizes)}]"
 
 
+def _is_positive(size: int | UpTo) -> bool:
+    return isinstance(size, int) and size >= 1
+
+
 def Vector(size: int) -> Array:
-    """A float32 vector [size], such as theta_i and delta_i, for which codecs may be used."""
+    """A float32 vector [size], such as theta_i and delta_i, for which codecs may be used.
+
+    All one-dimensional float32 arrays that a server sends take the wire form `download`, so clients of a method whose
+    settings have that must declare them as vectors.
+    """
     return Array((size,), codec=True)
 
 
@@ -66,7 +85,7 @@ class Whole:
         if type(value) is not int or not self.minimum <= value <= self.maximum:
             raise ProtocolError(
                 "malformed",
-                f"{key} is {str(value)[:40]}, but must be a whole number from {self.minimum} to {self.maximum:,}",
+                f"{key} is {repr(value)[:40]}, but must be a whole number from {self.minimum} to {self.maximum:,}",
             )
         return value
 
@@ -97,8 +116,8 @@ class Dimensions:
     def check(self, name: str, shape: tuple[int, ...], expected: Array) -> None:
         """Raise ProtocolError unless an array's shape is what is expected."""
         fits = len(shape) == len(expected.shape) and all(
-            0 <= size <= most.most if isinstance(most, UpTo) else size == most
-            for size, most in zip(shape, expected.shape, strict=True)
+            0 <= size <= bound.most if isinstance(bound, UpTo) else size == bound
+            for size, bound in zip(shape, expected.shape, strict=True)
         )
         if not fits:
             raise ProtocolError("wrong-length", f"{name!r} has shape {str(shape)[:60]}, but must be {expected}")

@@ -12,7 +12,7 @@ from flwr.common import log
 from flwr.serverapp import Grid, ServerApp
 from flwr.superlink.grid import InMemoryGrid
 
-from common.config import RUN_OPTIONS, Config, load_config
+from common.config import RUN_OPTIONS, Config, load_run_config
 from common.data.partition import class_counts
 from common.data.simulation import divide
 from common.errors import UserError
@@ -32,7 +32,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run a federation as the run config says."""
     try:
-        config = load_config(context.run_config, origin="the run config")
+        config = load_run_config(context.run_config)
         serve(grid, config, simulated=isinstance(grid, InMemoryGrid))
     except UserError as error:
         log(ERROR, "%s", error)

@@ -3,7 +3,7 @@
 The same keys serve YAML profiles, `[tool.flwr.app.config]`, `flwr run -c`, `mh-pfedhn run -c` and `mh_pfedhn.run`.
 """
 
-from common.config.loading import keys_with_help, load_config, parse_overrides
+from common.config.loading import keys_with_help, load_config, load_run_config, parse_overrides
 from common.config.profiles import profiles
 from common.config.run import (
     DATASETS,
@@ -28,6 +28,7 @@ __all__ = [
     "Config",
     "keys_with_help",
     "load_config",
+    "load_run_config",
     "parse_overrides",
     "profiles",
     "project_dir",

@@ -1,19 +1,19 @@
 """From profiles and overrides to a checked Config; every mistake is one sentence that names key, value and place."""
 
-import dataclasses
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import yaml
 
 from common import methods
-from common.config.profiles import Layer, method_layer, names, profile_layers
+from common.config.profiles import PROFILE_ONLY, Layer, canonical, method_layer, names, profile_layers
 from common.config.run import DATASETS, DEFAULT_PROFILE, METHOD_SETTINGS, RUN_NAME, RUN_OPTIONS, SITES, Config
 from common.errors import UserError
 from common.methods import Halves
 from common.options import Option, Value
+from common.settings import Noised
 from common.text import nearest, snake
 from common.variants import VARIANTS
 
@@ -24,66 +24,73 @@ _COMPLETE = {key for key, option in RUN_OPTIONS.items() if option.default != ""}
     METHOD_SETTINGS,
 }
 
+# No setting of a method can be called so.
+_RESERVED = {*RUN_OPTIONS, *PROFILE_ONLY, METHOD_SETTINGS}
+
 
 def load_config(overrides: Mapping[str, object], *, origin: str = "the command line") -> Config:
     """Fill a Config from its profile (key `profile`) and these overrides, which win.
 
-    An empty string means "as the profile says", as in `[tool.flwr.app.config]`. A setting that the run's method does
-    not have is refused among the overrides; a profile may hold such settings, since it serves several methods. Raises
-    UserError with one sentence that names the key, the value, where it stands, and what is valid.
+    A setting that the run's method does not have is refused among the overrides; a profile may hold such settings,
+    since it serves several methods. Raises UserError with one sentence that names the key, the value, where it stands,
+    and what is valid.
     """
-    given = {key: value for key, value in overrides.items() if value != ""}
-    profile = given.get("profile", DEFAULT_PROFILE)
+    profile = overrides.get("profile", DEFAULT_PROFILE)
     if not isinstance(profile, str):
         raise UserError(
             f"profile is {profile!r} in {origin}, but must be a name; known profiles: {', '.join(names())}."
         )
-    complete = set(given) >= _COMPLETE
+    profile = canonical(profile)
+    complete = set(overrides) >= _COMPLETE
     layers = [] if complete else profile_layers(profile)
-    layers.append(Layer(origin, _unpacked(given, origin), strict=True))
+    layers.append(Layer(origin, _unpacked(overrides, origin), strict=True))
     method = _method(layers)
     if not complete:
         layers[:0] = method_layer(method.name)
     values: dict[str, Value] = {}
     for layer in layers:
         values |= _checked(layer, method)
+    values |= {"profile": profile, "method": method.name}
     config = Config(
         **{snake(key): values[key] for key in RUN_OPTIONS if key in values},  # type: ignore[arg-type]
         method_settings={key: values.get(key, option.default) for key, option in method.options.items()},
     )
-    config = dataclasses.replace(config, profile=profile, method=method.name)
     _check_together(config)
-    if not config.dataset:
-        raise UserError(
-            f"profile {profile!r} sets hyperparameters but no data set: join it to one that does, "
-            f"such as cifar100+{profile}, or set dataset to one of {', '.join(DATASETS)}."
-        )
     return config
 
 
-def parse_overrides(items: list[str]) -> dict[str, object]:
+def load_run_config(run_config: Mapping[str, object]) -> Config:
+    """The Config of what Flower hands to its apps, in which an empty string means "as the profile says".
+
+    Flower takes no key that `[tool.flwr.app.config]` does not list, so all stand there, and nearly all are empty.
+    """
+    return load_config({key: value for key, value in run_config.items() if value != ""}, origin="the run config")
+
+
+def parse_overrides(items: Iterable[str]) -> dict[str, object]:
     """Turn `key=value` words of a command line into overrides, values read as YAML scalars.
 
     Which keys there are depends on the method, so that is `load_config`'s to check.
     """
-    overrides: dict[str, object] = {}
-    for item in items:
-        key, separator, text = item.partition("=")
-        if not separator:
-            raise UserError(f"-c {item!r} is not of the form key=value, such as -c num-rounds=20.")
-        is_text = key in RUN_OPTIONS and RUN_OPTIONS[key].kinds == {str}
-        overrides[key] = text if is_text else _scalar(text)
-    return overrides
+    try:
+        return dict(map(_pair, items))
+    except ValueError as error:
+        raise UserError(f"-c {error}, such as -c num-rounds=20.") from error
 
 
 def keys_with_help() -> Iterator[tuple[str, str, object, str]]:
-    """Every key: the methods that have it (empty: every run), its name, default, and what it sets."""
+    """Every key: the methods that have it (empty: every run), its name, default, and what it sets.
+
+    A key that methods declare in different ways comes once for each of them.
+    """
     for key, option in RUN_OPTIONS.items():
         yield "", key, *_described(option)
-    every = {name: methods.find(name).options for name in methods.built_in()}
-    for key in dict.fromkeys(key for options in every.values() for key in options):
-        having = [name for name, options in every.items() if key in options]
-        yield ", ".join(having), key, *_described(every[having[0]][key])
+    having: dict[Option, list[str]] = {}
+    for name in methods.built_in():
+        for option in methods.find(name).options.values():
+            having.setdefault(option, []).append(name)
+    for option, of in having.items():
+        yield ", ".join(of), option.key, *_described(option)
 
 
 def _described(option: Option) -> tuple[object, str]:
@@ -98,14 +105,20 @@ def _described(option: Option) -> tuple[object, str]:
 def _unpacked(given: Mapping[str, object], origin: str) -> dict[str, object]:
     """The same with the method's settings, which travel through Flower as one text, under their own keys."""
     packed = given.get(METHOD_SETTINGS, "")
+    wrong = f"{METHOD_SETTINGS} is {packed!r} in {origin}, but must be"
     if not isinstance(packed, str):
-        raise UserError(
-            f"{METHOD_SETTINGS} is {packed!r} in {origin}, but must be text such as 'hn-lr=0.001 anchor=true'."
-        )
+        raise UserError(f"{wrong} text such as 'hn-lr=0.001 anchor=true'.")
     try:
-        settings = json.loads(packed) if packed.startswith("{") else parse_overrides(shlex.split(packed))
+        is_json = packed.lstrip().startswith("{")
+        settings: dict[str, object] = json.loads(packed) if is_json else dict(map(_pair, shlex.split(packed)))
     except ValueError as error:
-        raise UserError(f"{METHOD_SETTINGS} is {packed!r} in {origin}, which cannot be read: {error}.") from error
+        raise UserError(f"{wrong} JSON or text such as 'hn-lr=0.001 anchor=true': {error}.") from error
+    for key in settings:
+        if key in _RESERVED:
+            raise UserError(
+                f"{METHOD_SETTINGS} holds {key} in {origin}, which is a key of every run: set it beside "
+                f"{METHOD_SETTINGS}."
+            )
     return settings | {key: value for key, value in given.items() if key != METHOD_SETTINGS}
 
 
@@ -115,15 +128,10 @@ def _method(layers: list[Layer]) -> Halves:
     for layer in layers:
         if "method" in layer.values:
             name, origin = str(RUN_OPTIONS["method"].checked(layer.values["method"], layer.origin)), layer.origin
-    try:
-        method = methods.find(name)
-    except UserError as error:
-        raise UserError(
-            str(error).replace("method is", f"method in {origin} is", 1) if origin else str(error)
-        ) from error
+    method = methods.find(name, origin)
     for key in method.options:
-        if key in RUN_OPTIONS:
-            raise UserError(f"Method {method.name!r} declares {key}, which is a setting of every run: rename it.")
+        if key in _RESERVED:
+            raise UserError(f"Method {method.name!r} declares {key}, which is a key of every run: rename it.")
     return method
 
 
@@ -136,17 +144,8 @@ def _checked(layer: Layer, method: Halves) -> dict[str, Value]:
         option = RUN_OPTIONS.get(key) or method.options.get(key)
         if option:
             values[key] = option.checked(value, layer.origin)
-            continue
-        having = methods.owners(key) if isinstance(key, str) else []
-        if not having:
-            known = [*RUN_OPTIONS, *method.options]
-            hint = nearest(str(key), known) or f"; known keys: {', '.join(sorted(known))}."
-            raise UserError(f"There is no key {key!r} ({layer.origin}){hint}")
-        if strict:
-            raise UserError(
-                f"Method {method.name!r} has no {key} ({layer.origin}): it is a setting of {', '.join(having)}."
-            )
-        methods.find(having[0]).options[key].checked(value, layer.origin)
+        else:
+            _check_left_out(key, value, layer.origin, method, strict)
     name = values.get("run-name")
     if name and not RUN_NAME.fullmatch(str(name)):
         raise UserError(
@@ -154,6 +153,31 @@ def _checked(layer: Layer, method: Halves) -> dict[str, Value]:
             "underscores, a letter or digit first."
         )
     return values
+
+
+def _check_left_out(key: object, value: object, origin: str, method: Halves, strict: bool) -> None:
+    """Raise UserError unless this is a good setting of another method, where such may stand."""
+    if key == METHOD_SETTINGS:
+        raise UserError(
+            f"{METHOD_SETTINGS} is set in {origin}, but is for Flower's run config: put the settings under their own "
+            "keys."
+        )
+    having = methods.owners(key) if isinstance(key, str) else []
+    if not having:
+        known = sorted([*RUN_OPTIONS, *method.options])
+        others = [other for name in methods.built_in() for other in methods.find(name).options]
+        hint = nearest(key, [*known, *others]) if isinstance(key, str) else ""
+        raise UserError(f"There is no key {key!r} ({origin}){hint or '; known keys: ' + ', '.join(known) + '.'}")
+    if strict:
+        raise UserError(f"Method {method.name!r} has no {key} ({origin}): it is a setting of {', '.join(having)}.")
+    errors = []
+    for name in having:
+        try:
+            methods.find(name).options[str(key)].checked(value, origin)
+        except UserError as error:
+            errors.append(error)
+    if len(errors) == len(having):
+        raise errors[0]
 
 
 def _check_together(config: Config) -> None:
@@ -168,16 +192,32 @@ def _check_together(config: Config) -> None:
         raise UserError(f"mode is 'adapt', but method {config.method!r} has nothing frozen that could adapt.")
     if config.mode == "adapt" and config.resume == "latest":
         raise UserError("resume is 'latest', but mode 'adapt' starts from another run: name its folder.")
-    if config.dataset == SITES and config.method_settings.get("clipping-norm"):
+    clipping_norm = config.settings(Noised).clipping_norm
+    if config.dataset == SITES and clipping_norm:
         raise UserError(
-            f"clipping-norm is {config.method_settings['clipping-norm']:g}, but dataset is 'sites', and each site "
+            f"clipping-norm is {clipping_norm:g}, but dataset is 'sites', and each site "
             "decides how it protects what it sends: set privacy in its own file."
         )
     if config.resume == "latest" and not config.run_name:
         raise UserError("resume is 'latest', so run-name must say of which run.")
+    if not config.dataset:
+        raise UserError(
+            f"profile {config.profile!r} comes with no data set: join it to one that does, such as "
+            f"cifar100+{config.profile}, or set dataset to one of {', '.join(DATASETS)}."
+        )
+
+
+def _pair(item: str) -> tuple[str, Any]:
+    """Key and value of `key=value`. Raises ValueError for text of another form."""
+    key, separator, text = item.partition("=")
+    if not separator:
+        raise ValueError(f"{item!r} is not of the form key=value")
+    is_text = key in RUN_OPTIONS and RUN_OPTIONS[key].kinds == {str}
+    return key, text if is_text else _scalar(text)
 
 
 def _scalar(text: str) -> Any:
+    """A value of the command line as YAML reads it, if that is a number, true or false, and else as it is."""
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError):  # ValueError: a date that is none

@@ -1,4 +1,4 @@
-"""The data set of a simulation, divided among its clients; server and clients derive the same division from the config."""
+"""The data set of a simulation, divided among its clients; server and clients derive the same from the config."""
 
 from common.config import SITES, Config, project_dir
 from common.data.datasets import Dataset, open_dataset

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from common.codec import BLOCK, PARTS, decode, encode, lossless
-from common.config import DOWNLOADS, UPLOADS
 from common.errors import ProtocolError
+from common.settings import DOWNLOADS, UPLOADS
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -10,6 +10,7 @@ from torch import nn
 from common.config import MODELS, load_config
 from common.models import build_model
 from common.params import ParameterVector
+from common.text import split
 from common.variants import VARIANTS
 
 # Weights and biases of single layers, from the shapes of Tables 16, 18 and 19.
@@ -111,7 +112,7 @@ def test_of_a_residual_network_that_keeps_norms_and_output_all_convolutions_are_
 
 def test_the_profiles_deal_out_the_modes_of_the_paper_evenly():
     def dealt(profile):
-        names = load_config({"profile": profile}).model_names
+        names = split(load_config({"profile": profile}).models)
         assert len(set(names)) == len(names)
         return set(names)
 

@@ -1,0 +1,213 @@
+"""Files are written whole or not at all: crashes, full disks, permission bits, and what is left behind."""
+
+import errno
+import os
+import stat
+import threading
+
+import pytest
+import torch
+
+from common import files
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A file that is there already."""
+    path = tmp_path / "state"
+    path.write_bytes(b"old")
+    return path
+
+
+def bits(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def assert_untouched(path, content=b"old"):
+    assert path.read_bytes() == content
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_a_file_is_replaced_and_nothing_is_left_beside_it(path):
+    files.write_bytes(path, b"new")
+    assert_untouched(path, b"new")
+    files.write_text(path, "neu: ü")
+    assert_untouched(path, "neu: ü".encode())
+
+
+def test_a_file_that_is_not_there_is_made(tmp_path):
+    files.write_bytes(tmp_path / "new", b"")
+    assert (tmp_path / "new").read_bytes() == b""
+
+
+def test_tensors_and_what_holds_them_come_back(path):
+    content = {"phi": torch.arange(3.0), "round": 4, "names": ["a", "b"]}
+    files.write_tensors(path, content)
+    read = torch.load(path, weights_only=True)
+    assert torch.equal(read.pop("phi"), content.pop("phi"))
+    assert read == content
+
+
+class Interrupted(BaseException):
+    """As KeyboardInterrupt and SystemExit are, which are no Exception."""
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "full"), ValueError("bad"), KeyboardInterrupt(), SystemExit(1), Interrupted()]
+)
+def test_whatever_goes_wrong_while_writing_leaves_the_old_content_and_nothing_else(path, error):
+    def fill(file):
+        file.write(b"half of the new")
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        files.write(path, fill)
+    assert caught.value is error
+    assert_untouched(path)
+
+
+def test_a_new_file_that_cannot_be_written_is_not_there_afterwards(tmp_path):
+    with pytest.raises(ValueError, match="bad"):
+        files.write(tmp_path / "new", lambda file: (_ for _ in ()).throw(ValueError("bad")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_pytorch_says_of_a_full_disk_is_an_os_error_that_names_the_file(path):
+    def fill(file):
+        raise RuntimeError("unexpected pos 64 vs 0")
+
+    with pytest.raises(OSError, match=rf"^{path} could not be written: unexpected pos 64 vs 0$") as caught:
+        files.write(path, fill)
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    assert_untouched(path)
+
+
+def test_what_cannot_be_saved_leaves_the_old_content(path):
+    with pytest.raises(Exception, match=r"pickle|local object"):
+        files.write_tensors(path, {"no": lambda: None})
+    assert_untouched(path)
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace", "fchmod"])
+def test_a_step_that_fails_leaves_the_old_content_and_nothing_else(path, monkeypatch, step):
+    def fail(*arguments):
+        raise OSError(errno.EIO, "broken disk")
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(OSError, match="broken disk"):
+        files.write_bytes(path, b"new", mode=0o600)
+    monkeypatch.undo()
+    assert_untouched(path)
+
+
+def test_a_folder_is_not_replaced_by_a_file(tmp_path):
+    (tmp_path / "state").mkdir()
+    with pytest.raises(IsADirectoryError):
+        files.write_bytes(tmp_path / "state", b"new")
+    assert [each.name for each in tmp_path.iterdir()] == ["state"]
+
+
+def test_a_file_in_a_folder_that_is_not_there_cannot_be_written(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        files.write_bytes(tmp_path / "nowhere" / "state", b"new")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644, 0o755])
+def test_the_permission_bits_of_a_replaced_file_are_kept(path, mode):
+    path.chmod(mode)
+    files.write_bytes(path, b"new")
+    assert bits(path) == mode
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o400])
+@pytest.mark.parametrize("existed", [True, False])
+def test_the_permission_bits_that_are_asked_for_are_set(tmp_path, mode, existed):
+    path = tmp_path / "secret"
+    if existed:
+        path.write_bytes(b"old")
+        path.chmod(0o666)
+    mask = os.umask(0o077)  # which would take bits away
+    try:
+        files.write_text(path, "new", mode=mode)
+    finally:
+        os.umask(mask)
+    assert bits(path) == mode
+
+
+@pytest.mark.parametrize(("mask", "expected"), [(0o022, 0o644), (0o077, 0o600)])
+def test_a_new_file_has_the_usual_permission_bits(tmp_path, mask, expected):
+    before = os.umask(mask)
+    try:
+        files.write_bytes(tmp_path / "new", b"")
+    finally:
+        os.umask(before)
+    assert bits(tmp_path / "new") == expected
+
+
+def test_a_secret_is_for_nobody_else_even_while_it_is_written(tmp_path):
+    seen = []
+
+    def fill(file):
+        file.write(b"secret")
+        seen.append(bits(next(tmp_path.iterdir())))
+
+    before = os.umask(0)
+    try:
+        files.write(tmp_path / "key", fill, mode=0o644)
+    finally:
+        os.umask(before)
+    assert seen == [0o600]
+
+
+def test_the_content_is_on_the_disk_before_its_name_and_the_name_before_it_returns(path, monkeypatch):
+    steps = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted_fsync(descriptor):
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            assert status.st_ino == path.parent.stat().st_ino
+            steps.append("folder")
+        else:
+            steps.append(f"{status.st_size} bytes")
+        fsync(descriptor)
+
+    def noted_replace(source, target):
+        steps.append("rename")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    files.write_bytes(path, b"new content")
+    assert steps == ["11 bytes", "rename", "folder"]
+
+
+def test_a_reader_finds_the_old_content_or_the_new_and_never_a_part(path):
+    contents = [bytes([letter]) * 100_000 for letter in b"ab"]
+    files.write_bytes(path, contents[0])
+    done = threading.Event()
+    found = set()
+
+    def read():
+        while not done.is_set():
+            found.add(path.read_bytes())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for turn in range(50):
+            files.write_bytes(path, contents[turn % 2])
+    finally:
+        done.set()
+        reader.join()
+    assert found <= set(contents)
+
+
+def test_no_descriptor_stays_open(path):
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        files.write_bytes(path, b"new")
+        with pytest.raises(ValueError, match="bad"):
+            files.write(path, lambda file: (_ for _ in ()).throw(ValueError("bad")))
+    assert len(os.listdir("/proc/self/fd")) == before
