@@ -24,8 +24,9 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Three at a time, a file each: the end-to-end tests wait more than they compute.
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 3 --dist loadfile
 
 # A server and four sites in containers of their own; needs Docker with Compose, and nothing else.
 docker-demo:
