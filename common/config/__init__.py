@@ -4,7 +4,7 @@ The same keys serve YAML profiles, `[tool.flwr.app.config]`, `flwr run -c`, `mh-
 """
 
 from common.config.loading import keys_with_help, load_config, load_run_config, parse_overrides
-from common.config.profiles import profiles
+from common.config.profiles import described_methods, profiles
 from common.config.run import (
     DATASETS,
     DEFAULT_PROFILE,
@@ -26,6 +26,7 @@ __all__ = [
     "RUN_OPTIONS",
     "SITES",
     "Config",
+    "described_methods",
     "keys_with_help",
     "load_config",
     "load_run_config",

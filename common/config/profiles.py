@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from common.errors import UserError
+from common.methods import built_in
 from common.text import nearest, spelled
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -50,6 +51,13 @@ def profile_layers(name: str) -> list[Layer]:
     Raises UserError for one that does not exist or cannot be read.
     """
     return [layer for part in name.split("+") for layer in _layers(part.strip(), {})]
+
+
+def described_methods() -> Iterator[tuple[str, str]]:
+    """Name and one-line description of every built-in method, as conf/methods says it."""
+    for name in built_in():
+        path = METHODS_FOLDER / f"{name}.yaml"
+        yield name, str(read_yaml(path).get("description", "")) if path.is_file() else ""
 
 
 def method_layer(method: str) -> list[Layer]:

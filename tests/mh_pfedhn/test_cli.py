@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from common.config import RUN_OPTIONS, profiles
+from common.config import RUN_OPTIONS, described_methods, profiles
 from common.methods import built_in, find
 from mh_pfedhn.cli import main
 
@@ -29,6 +29,9 @@ def test_profiles_lists_every_profile_with_its_description_and_every_key(capsys)
     assert captured.err == ""
     lines = captured.out.splitlines()
     for name, description in profiles():
+        assert any(line.split(maxsplit=1) == [name, description] for line in lines)
+    for name, description in described_methods():
+        assert description
         assert any(line.split(maxsplit=1) == [name, description] for line in lines)
     listed = {line.split(" = ")[0].strip() for line in lines if " = " in line}
     assert set(RUN_OPTIONS) <= listed
