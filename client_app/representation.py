@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from client_app.samples import Samples
-from client_app.training import predict
+from client_app.training import tested_batches
 from common.errors import ProtocolError
 
 
@@ -32,7 +32,6 @@ def recorded(head: nn.Linear) -> Iterator[list[Tensor]]:
 
 def representations(model: nn.Module, samples: Samples) -> tuple[Tensor, Tensor]:
     """Representations [n, d] of all samples, in evaluation mode, and their targets [n]."""
-    with recorded(head_of(model)) as seen:
-        predict(model, samples)
-    targets = samples.batch(torch.arange(len(samples), device=samples.device))[1]
-    return torch.cat(seen), targets
+    with recorded(head_of(model)) as seen, torch.no_grad():
+        targets = [targets for _, targets in tested_batches(model, samples)]
+    return torch.cat(seen), torch.cat(targets)

@@ -110,7 +110,7 @@ def epochs(count: int, batch_size: int, number: int, generator: torch.Generator)
 def predict(model: nn.Module, samples: Samples) -> Tensor:
     """Outputs for all samples, in evaluation mode. Shape [n, classes] for a classifier."""
     with torch.no_grad():
-        return torch.cat([outputs for outputs, _ in _tested_batches(model, samples)])
+        return torch.cat([outputs for outputs, _ in tested_batches(model, samples)])
 
 
 def evaluate(
@@ -126,7 +126,7 @@ def evaluate(
     num_correct: Tensor | int = 0
     mean_loss = torch.zeros((), dtype=torch.float64, device=samples.device)
     with torch.no_grad():
-        for outputs, targets in _tested_batches(model, samples):
+        for outputs, targets in tested_batches(model, samples):
             num_correct = num_correct + correct(outputs, targets)
             # A single batch weighs exactly 1, so that its loss is what the criterion says to the last bit.
             mean_loss += loss(outputs, targets).double() * (len(targets) / len(samples))
@@ -138,7 +138,7 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
-def _tested_batches(model: nn.Module, samples: Samples) -> Iterator[tuple[Tensor, Tensor]]:
+def tested_batches(model: nn.Module, samples: Samples) -> Iterator[tuple[Tensor, Tensor]]:
     """Outputs and targets of one batch after the other, in evaluation mode."""
     model.eval()
     for indices in torch.arange(len(samples), device=samples.device).split(_TEST_BATCH):

@@ -1,6 +1,7 @@
 """Writing files whole or not at all, in one way, so that a crash or a full disk leaves what was there before."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -51,6 +52,21 @@ def write(path: Path, fill: Callable[[IO[bytes]], object], mode: int | None = No
             raise OSError(f"{path} could not be written: {error}") from error
         raise
     sync_folder(path.parent)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the file system knows no links; what had the name is replaced whole.
+
+    Raises OSError.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        shutil.copyfile(source, temporary)
+    os.replace(temporary, target)
+    sync_folder(target.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -38,7 +38,6 @@ _METRICS = "metrics"
 # Names of arrays that several methods send.
 THETA = "theta"  # [K] float32, generated weights, server to client: theta_i, or w_g in a global exchange
 DELTA = "delta"  # [K] float32, theta sent - theta trained, client to server
-TEACHER_ROUND = "teacher-round"  # [1] int64, the round whose w_g a client distils from, server to client; 0: none
 
 _NAME = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # of a method or an exchange
 _KEY = Label(required=True)
@@ -133,6 +132,8 @@ def encode_registration(registration: Registration) -> RecordDict:
 def decode_registration(content: RecordDict, facts: Mapping[str, Fact] | None = None) -> Registration:
     """Unpack and check a registration that may hold these facts and nothing more. Raises ProtocolError."""
     facts = facts or {}
+    if reserved := facts.keys() & {"client-key", "num-params"}:
+        raise ValueError(f"a method asks for {sorted(reserved)} as facts, which every registration holds already")
     record = content.config_records.get(_REGISTRATION)
     required = {"client-key", "num-params"} | {key for key, fact in facts.items() if fact.required}
     allowed = required | facts.keys()

@@ -58,6 +58,8 @@ def run(profile: str = DEFAULT_PROFILE, *, superlink: str | None = None, **setti
         For a mistake in what is asked, before anything starts; or if the run has written its files on another machine.
     RunFailedError
         If the run does not complete.
+    RunInterruptedError
+        If the user interrupts it; a KeyboardInterrupt.
     """
     overrides = {
         kebab(name): os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in settings.items()

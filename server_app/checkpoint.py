@@ -4,8 +4,6 @@ The files hold plain tensors, numbers and text, and are read with `weights_only=
 server's memory: whoever has one can generate every client's weights.
 """
 
-import os
-import shutil
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ import torch
 from flwr.common import log
 
 from common.errors import UserError
-from common.files import write_tensors
+from common.files import link_or_copy, write_tensors
 
 FOLDER = "checkpoints"  # in a run's folder
 _BEST = "best.pt"
@@ -60,17 +58,10 @@ def save(run_dir: Path, server_round: int, config: Mapping[str, Any], loop: Stat
 
 
 def mark_best(run_dir: Path, server_round: int) -> None:
-    """Keep this round's checkpoint, if there is one, as `checkpoints/best.pt`."""
-    path, best = _path(run_dir / FOLDER, server_round), run_dir / FOLDER / _BEST
-    if not path.exists():
-        return
-    temporary = best.with_suffix(".tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(path, temporary)
-    except OSError:  # a file system without links
-        shutil.copyfile(path, temporary)
-    os.replace(temporary, best)
+    """Keep this round's checkpoint, if there is one, as `checkpoints/best.pt`. Raises OSError."""
+    path = _path(run_dir / FOLDER, server_round)
+    if path.exists():
+        link_or_copy(path, run_dir / FOLDER / _BEST)
 
 
 def load(path: Path) -> Checkpoint:

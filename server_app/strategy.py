@@ -107,7 +107,7 @@ class FederationStrategy(Strategy):
         record, began = self._log.record, time.monotonic()
         clients = self.membership.gather(grid)
         cohort = self._cohort(clients)
-        untested = self._play(self.method.round(cohort), clients, self.evaluations.begin(num_rounds), grid)
+        untested = self._play(cohort, clients, self.evaluations.begin(num_rounds), grid)
         if untested:
             raise RuntimeError(
                 f"Method {self.config.method!r} deployed nothing in round {server_round}, so nothing could be tested: "
@@ -124,11 +124,12 @@ class FederationStrategy(Strategy):
             took = record.seconds["total"]
             log(INFO, "Round 1 took %.1f s; the accuracy after a round is known when the next one ends.", took)
 
-    def _play(self, exchanges: Exchanges, clients: Sequence[Client], test: bool, grid: Grid) -> bool:
+    def _play(self, cohort: Sequence[Client], clients: Sequence[Client], test: bool, grid: Grid) -> bool:
         """Play the exchanges of a round; whether weights that were to be tested have not been."""
         server_round = self._log.record.round
-        exchange = next(exchanges, None)
-        while exchange is not None:
+
+        def play(exchange: Exchange) -> Replies:
+            nonlocal test
             on_arrival = False
             if test and exchange.deploys:
                 # The others first: what the clients bring back from this exchange changes what they would be sent.
@@ -137,35 +138,37 @@ class FederationStrategy(Strategy):
                 self._test([client for client in clients if client.key not in asked], server_round, grid)
             replies, tests = self.mailroom.exchange(grid, exchange, Occasion(server_round, test=on_arrival))
             self.evaluations.add(tests)
-            if not replies and exchange.to and exchange.losses == "train":
-                log(WARNING, "Round %d: no client brought a good update; nothing changes.", server_round)
-            exchange = self._resume(exchanges, replies)
-        return test
-
-    def _resume(self, exchanges: Exchanges, replies: Replies) -> Exchange | None:
-        """Let the method learn from replies; its next exchange, or None at the round's end."""
-        with self._log.timed("update"):
             if replies:
                 self.snapshots.begin_update()
-            try:
-                return exchanges.send(replies)
-            except StopIteration:
-                return None
+            elif exchange.to and exchange.losses == "train":
+                log(WARNING, "Round %d: no client brought a good update; nothing changes.", server_round)
+            return replies
+
+        self._drive(self.method.round(cohort), play)
+        return test
 
     def _test(self, clients: Sequence[Client], server_round: int, grid: Grid, *, final: bool = False) -> None:
         """Deploy the current weights to clients that test them, and keep them where this is the end."""
-        if not clients:
-            return
         occasion = Occasion(server_round, protocol.DEPLOY, test=True, final=final)
-        exchanges = self.method.deploy(clients)
-        exchange = next(exchanges, None)
-        while exchange is not None:
+
+        def play(exchange: Exchange) -> Replies:
             replies, tests = self.mailroom.exchange(grid, exchange, occasion)
             self.evaluations.add(tests)
-            try:
-                exchange = exchanges.send(replies)
-            except StopIteration:
-                break
+            return replies
+
+        if clients:
+            self._drive(self.method.deploy(clients), play)
+
+    def _drive(self, exchanges: Exchanges, play: Callable[[Exchange], Replies]) -> None:
+        """Play a method's exchanges one after the other; it learns from the replies to each."""
+        exchange = next(exchanges, None)
+        while exchange is not None:
+            replies = play(exchange)
+            with self._log.timed("update"):
+                try:
+                    exchange = exchanges.send(replies)
+                except StopIteration:
+                    exchange = None
 
     def _hand_over(self, num_rounds: int, grid: Grid, result: Result) -> None:
         """Send the final weights, which clients test and keep; this is part of the last round's record."""
@@ -183,13 +186,15 @@ class FederationStrategy(Strategy):
 
     def _cohort(self, clients: Sequence[Client]) -> list[Client]:
         """The clients that train in a round, drawn without replacement (paper, appendix C.3)."""
-        clients = [client for client in clients if self.method.trains(client)]
-        if not clients:
+        learning = [client for client in clients if self.method.trains(client)]
+        if not learning and any(self.method.trains(client) for client in self.membership.registry.clients):
+            raise UserError("None of the clients that learn is connected any more: start them, and the run again.")
+        if not learning:
             raise UserError(
                 "Every client is known to the checkpoint already, so there is nobody to adapt to: in a simulation, "
                 "held-out says how many clients were kept out of training."
             )
-        cohort = self._cohorts.sample(clients, max(1, round(self.config.participation * len(clients))))
+        cohort = self._cohorts.sample(learning, max(1, round(self.config.participation * len(learning))))
         return sorted(cohort, key=lambda client: natural_order(client.key))
 
     def _publish(self, result: Result) -> None:

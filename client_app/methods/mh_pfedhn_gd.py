@@ -14,10 +14,11 @@ from client_app.site import Site
 from client_app.training import Criterion, predict
 from common.errors import ProtocolError
 from common.options import option
-from common.protocol import TEACHER_ROUND, THETA
+from common.protocol import THETA
 from common.schema import Array, Schema
 
 _TEACHER = "teacher"  # name in the client's store
+_TEACHER_ROUND = "teacher-round"  # [1] int64, the round whose w_g to distil from; 0: none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class MHpFedHNGD(MHpFedHNG):
         if exchange == "keep_teacher":
             return super().receives("global_step", site)
         schema = super().receives(exchange, site)
-        return {**schema, TEACHER_ROUND: Array((1,), "int64")} if exchange == "personal" else schema
+        return {**schema, _TEACHER_ROUND: Array((1,), "int64")} if exchange == "personal" else schema
 
     @exchange
     def global_step(self, task: Task) -> Outcome:
@@ -65,7 +66,7 @@ class MHpFedHNGD(MHpFedHNG):
     @exchange
     def personal(self, task: Task) -> Outcome:
         """ClientUpdate2: train theta_i, with distillation where the server says that there is a teacher."""
-        settings, teacher_round = self.settings, int(task.arrays[TEACHER_ROUND])
+        settings, teacher_round = self.settings, int(task.arrays[_TEACHER_ROUND])
         if teacher_round == 0 or settings.distillation_coefficient == 0:
             return self.train_personal(task)
         teacher = self._teacher_logits(task, teacher_round)
@@ -98,7 +99,7 @@ class MHpFedHNGD(MHpFedHNG):
         generated = self.global_model(task.site)
         if teacher.round != teacher_round:
             raise ProtocolError("no-teacher", f"this client has not kept the global model of round {teacher_round}")
-        # With the batch-norm statistics of the training that it has just had here.
+        # With the batch-norm statistics of its last training here; in mode adapt it has had none.
         generated.load(teacher.state[THETA], self.settings.anchor, task.store.newest(GLOBAL_KEPT).state)
         return predict(generated.model, task.site.train)
 

@@ -133,4 +133,10 @@ def _there(site: PrivateSite) -> list[str]:
             f"  every round        how far training moved the K_g values of the global model{_noised(file)}, and its "
             "loss"
         )
-    return [*lines, "Code, layers, shapes, names and data stay here."]
+    lines.append("Code, layers, shapes, names and data stay here.")
+    if file.methods:
+        lines.append(
+            f"Methods from outside ({', '.join(file.methods)}) may send more than this: read what their `facts` and "
+            "exchanges return before this site takes part."
+        )
+    return lines

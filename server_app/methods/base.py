@@ -6,6 +6,7 @@ of Flower's, no deadline and no file. `docs/adding-a-method.md` builds one step 
 """
 
 import copy
+import logging
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -21,6 +22,8 @@ from common.errors import UserError
 from common.schema import Fact, Schema
 from server_app.checkpoint import Checkpoint, State
 from server_app.client import Client
+
+logger = logging.getLogger("flwr.method")  # below Flower's own, so that its lines stand among Flower's
 
 
 @dataclass(frozen=True)

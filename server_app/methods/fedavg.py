@@ -1,7 +1,8 @@
 """FedAvg (McMahan et al. 2017): one model for all clients, the mean of what they trained, weighted by their samples.
 
-Clients of different architectures cannot be averaged, so there is one vector for each K; the paper does the same
-(section 4.3: one run an architecture). The vector is an offset from the architecture's seeded initialisation, which all
+Clients of different architectures cannot be averaged, so there is one vector for each K, by which the server tells them
+apart; the paper does the same (section 4.3: one run an architecture). Sites whose models have the same K and differ
+must not share a run. The vector is an offset from the architecture's seeded initialisation, which all
 clients of an architecture share and the server never sees; the averages are the same as of the weights themselves.
 """
 

@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from logging import INFO, WARNING
 
 import torch
-from flwr.common import log
 from torch import Tensor
 
 from common.arrays import Arrays
@@ -19,7 +17,7 @@ from common.settings import Anchored, Bounded
 from server_app.checkpoint import Checkpoint, State
 from server_app.client import Client
 from server_app.hypernetwork import HEADS, HyperNetwork, Member, choose_chunk_size
-from server_app.methods.base import Exchange, Exchanges, Method
+from server_app.methods.base import Exchange, Exchanges, Method, logger
 from server_app.optim import REDUCTIONS, SCHEDULES, HyperNetworkOptimizer
 
 # Peaks, measured by benchmarks/memory.py. A value of the network has a gradient and Adam's two moments beside it; of a
@@ -110,7 +108,7 @@ class MHpFedHN(Method):
     # Algorithm 1 ----------------------------------------------------------------------------------------------------
 
     def round(self, cohort: Sequence[Client]) -> Exchanges:
-        """Algorithm 1: theta_i = f(v_i; phi) goes out, delta_i comes back and moves phi and v_i."""
+        """Algorithm 1: theta_i = h(v_i; phi)[1:K_i] goes out, delta_i comes back and moves phi and v_i."""
         for clients in self.visits(cohort):
             replies = yield Exchange("personal", to=clients, send=self.for_training, expect=delta_of, deploys=True)
             self.learn(replies.of(DELTA))
@@ -140,9 +138,13 @@ class MHpFedHN(Method):
         return {key: {THETA: theta.cpu()} for key, theta in zip(frozen + new, thetas, strict=True)}
 
     def learn(self, deltas: Mapping[str, Tensor]) -> None:
-        """Algorithm 1's two update lines, by the configured schedule."""
+        """Algorithm 1's two update lines, by the configured schedule.
+
+        As printed they ascend, with delta = trained - sent; here delta = sent - trained, as in the authors' code. v_i
+        is a leaf beside phi, so its gradient is its own vector-Jacobian product.
+        """
         if not self.optimizer.apply(deltas):
-            log(WARNING, "A gradient overflowed: some client sent enormous values, and the step was left out.")
+            logger.warning("A gradient overflowed: some client sent enormous values, and the step was left out.")
 
     @property
     def tests_on_arrival(self) -> bool:
@@ -215,8 +217,7 @@ class MHpFedHN(Method):
             raise UserError(f"The checkpoint {start.path} does not hold a hypernetwork: {error}.") from error
         self.hn.freeze()
         self._frozen = frozenset(self.hn.members)
-        log(
-            INFO,
+        logger.info(
             "Starting from %s: round %d, %d embeddings, all frozen.",
             start.path,
             start.server_round,
@@ -253,16 +254,16 @@ class MHpFedHN(Method):
         generated = sum(member.num_params for member in (self.hn.members | dict(members)).values())
         needed = _BYTES_A_VALUE * values + _BYTES_A_GENERATED_VALUE * generated
         free = free_memory(self._device)
-        told = (
+        memory = (
             f"{values:,} values more for {len(members)} clients, chunks of {self.hn.chunk_size}; with gradients and "
             f"Adam's moments {needed / _GIB:.2f} GiB of {free / _GIB:.2f} GiB that are free on {self._device.type}"
         )
         if needed > free:
             raise UserError(
-                f"The hypernetwork does not fit: {told}. Lower hidden-dim (now {self.hn.hidden_dim}: the heads grow "
+                f"The hypernetwork does not fit: {memory}. Lower hidden-dim (now {self.hn.hidden_dim}: the heads grow "
                 "with it), let fewer sizes of models take part, or use a machine with more memory."
             )
-        log(INFO, "Hypernetwork: %s.", told)
+        logger.info("Hypernetwork: %s.", memory)
 
 
 def delta_of(client: Client) -> Schema:

@@ -1,15 +1,15 @@
 """MH-pFedHNG (paper, section 3.3): MH-pFedHN with a global model, without distillation.
 
 A public model of K_g parameters has an embedding v_g of its own, and the head of tau_g. It is one more client of the
-hypernetwork, under a key that no client can have, so no other code knows of it.
+hypernetwork, under a key that no client can have, so no other code knows of it. The paper sets K_g to the smallest K_i
+and lets w_g share that client's head; here, as in the authors' code, it is a public architecture of its own (LeNet),
+which shares a head with whoever has the same tau.
 """
 
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
-from logging import INFO, WARNING
 
 import torch
-from flwr.common import log
 
 from common.arrays import Arrays
 from common.errors import UserError
@@ -18,7 +18,7 @@ from common.schema import Fact, Vector, Whole
 from server_app.checkpoint import Checkpoint
 from server_app.client import Client
 from server_app.hypernetwork import Member
-from server_app.methods.base import Exchange, Exchanges, Replies
+from server_app.methods.base import Exchange, Exchanges, Replies, logger
 from server_app.methods.mh_pfedhn import MHpFedHN
 from server_app.optim import mean_delta
 
@@ -38,18 +38,18 @@ class MHpFedHNG(MHpFedHN):
         """Steps 1 to 5 of Figure 2: those who deploy the global model train w_g; one step follows with Equation 6's
         sum_i (m_i / M) delta_{g,i}, which moves the trunk, the head of tau_g and v_g alone.
         """
-        deploying = self.deploying(cohort)
-        if not deploying or self.config.mode == "adapt":  # in which all that was trained before is frozen
+        asked = self.with_global_model(cohort)
+        if not asked or self.config.mode == "adapt":  # in which all that was trained before is frozen
             return Replies()
         expected = {DELTA: Vector(self.hn.num_params(GLOBAL_KEY))}
-        replies = yield Exchange("global_step", to=deploying, send=self.w_g, expect=expected, losses="global")
+        replies = yield Exchange("global_step", to=asked, send=self.w_g, expect=expected, losses="global")
         if not replies:
-            log(INFO, "No client trained the global model; it stays as it is.")
+            logger.info("No client trained the global model; it stays as it is.")
         elif not self.optimizer.apply({GLOBAL_KEY: mean_delta(replies.weighted(DELTA))}):
-            log(WARNING, "The global step's gradient overflowed: the step was left out.")
+            logger.warning("The global step's gradient overflowed: the step was left out.")
         return replies
 
-    def deploying(self, clients: Sequence[Client]) -> list[Client]:
+    def with_global_model(self, clients: Sequence[Client]) -> list[Client]:
         """Those who have room for the global model (appendix C.10)."""
         return [client for client in clients if client.facts.get(K_G)]
 
@@ -67,21 +67,22 @@ class MHpFedHNG(MHpFedHN):
 
     def admit(self, clients: Sequence[Client]) -> None:
         """Add the clients, and the global model with the first of them that deploy it."""
-        sizes = Counter(client.facts[K_G] for client in self.deploying(clients))
+        sizes = Counter(client.facts[K_G] for client in self.with_global_model(clients))
         members = {client.key: Member(client.num_params, client.facts.get("group", "")) for client in clients}
         if sizes and not self._has_global_model():
             # Where they disagree, the majority's size counts.
             members[GLOBAL_KEY] = Member(min(sizes, key=lambda size: (-sizes[size], size)))
         self.add_members(members)
-        for client in self.deploying(clients):
-            if client.facts[K_G] != self.hn.num_params(GLOBAL_KEY):
-                log(
-                    WARNING,
+        for client in self.with_global_model(clients):
+            own, common = client.facts[K_G], self.hn.num_params(GLOBAL_KEY)
+            if own != common:
+                logger.warning(
                     "Client %s has no part in the global model: it has %d parameters there, elsewhere %d.",
                     client.key,
-                    client.facts.pop(K_G),
-                    self.hn.num_params(GLOBAL_KEY),
+                    own,
+                    common,
                 )
+                del client.facts[K_G]
 
     def adapt(self, start: Checkpoint) -> None:
         """Freeze a checkpoint that has a global model."""

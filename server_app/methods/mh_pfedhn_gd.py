@@ -10,10 +10,11 @@ from torch import Tensor
 
 from common.arrays import Arrays
 from common.config import Config
-from common.protocol import TEACHER_ROUND
 from server_app.client import Client
 from server_app.methods.base import Exchange, Replies
 from server_app.methods.mh_pfedhn_g import MHpFedHNG
+
+_TEACHER_ROUND = "teacher-round"  # [1] int64, the round whose w_g a client distils from; 0: none
 
 
 class MHpFedHNGD(MHpFedHNG):
@@ -31,7 +32,7 @@ class MHpFedHNGD(MHpFedHNG):
         self._unanswered = {client.key for client in cohort}
         if self.config.mode == "adapt":
             # A frozen w_g is the same in every round: once is enough.
-            lacking = [client for client in self.deploying(cohort) if client.key not in self._teachers]
+            lacking = [client for client in self.with_global_model(cohort) if client.key not in self._teachers]
             replies = Replies()
             if lacking:
                 replies = yield Exchange("keep_teacher", to=lacking, send=self.w_g, losses="")
@@ -42,11 +43,13 @@ class MHpFedHNGD(MHpFedHNG):
 
     def for_training(self, clients: Sequence[Client]) -> Mapping[str, Arrays]:
         """Theta_i, and the round of the teacher; 0: do not distil."""
-        thetas = self.generate(clients)
-        return {key: {**arrays, TEACHER_ROUND: torch.tensor([self._teacher_of(key)])} for key, arrays in thetas.items()}
+        return {
+            key: {**theta, _TEACHER_ROUND: torch.tensor([self._teacher_of(key)])}
+            for key, theta in self.generate(clients).items()
+        }
 
     def learn(self, deltas: Mapping[str, Tensor]) -> None:
-        """Algorithm 2's second update, which is Algorithm 1's."""
+        """Algorithm 2's second update, which is Algorithm 1's; who brought a delta has kept its teacher."""
         self._unanswered -= deltas.keys()
         super().learn(deltas)
 

@@ -4,6 +4,7 @@ Nobody waits longer than the deadline, a bad reply costs its client the round an
 that still works on an earlier request is sent nothing more until it has answered.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -48,8 +49,10 @@ class Mailroom:
         self._config = config
         self._log = log
         self._previous_run = previous_run
-        self._max_norm = config.settings(Bounded).max_delta_norm
-        self._told = config.settings(config.halves.client.Settings)  # what clients are told of the method's settings
+        # A method without the setting has no bound beyond its schemas.
+        is_bounded = issubclass(config.halves.server.Settings, Bounded)
+        self._max_norm = config.settings(Bounded).max_delta_norm if is_bounded else math.inf
+        self._client_settings = config.settings(config.halves.client.Settings)
         self._owed = OpenRequests()  # by clients, from exchanges that ended without them
 
     def exchange(self, grid: Grid, exchange: Exchange, occasion: Occasion) -> tuple[Replies, dict[str, Evaluation]]:
@@ -103,8 +106,13 @@ class Mailroom:
         )
         for client in clients:
             shortened = tuple(name for name, array in exchange.expected(client).items() if array.codec)
-            told = replace(instructions, compress=shortened)
-            content = protocol.encode_request(told, self._told, outgoing.pop(client.key))
+            if client.key not in outgoing:
+                raise RuntimeError(
+                    f"Method {self._config.method!r} sends nothing to client {client.key!r} in exchange "
+                    f"{exchange.name!r}: `send` must return arrays for every client that it is called with."
+                )
+            arrays = outgoing.pop(client.key)
+            content = protocol.encode_request(replace(instructions, compress=shortened), self._client_settings, arrays)
             self._log.record.bytes_down += payload_bytes(content)
             ttl, group = self.deadline + TTL_MARGIN, str(occasion.server_round)
             yield client.key, Message(content, client.node_id, occasion.message_type, ttl=ttl, group_id=group)
@@ -119,7 +127,7 @@ class Mailroom:
             raise ProtocolError("malformed", "the reply to a training exchange holds num-examples and train-loss")
         if occasion.message_type == protocol.DEPLOY and exchange.deploys and occasion.test and not result.evaluation:
             raise ProtocolError("malformed", "the reply to a test holds correct, total and loss")
-        arrays = decode_arrays(content, exchange.expected(client), protocol.upload_form(self._told))
+        arrays = decode_arrays(content, exchange.expected(client), protocol.upload_form(self._client_settings))
         for name, array in arrays.items():
             self._check_norm(name, array)
         return result, arrays

@@ -53,6 +53,7 @@ class Membership:
         self._log = log
         self._joined = joined
         self._nodes_may_come = nodes_may_come
+        self._has_asked = False
         self._refused: set[int] = set()  # nodes whose registration failed
         self._asked_again_at: dict[int, float] = {}  # nodes whose registration failed for a reason that may pass
         self._late = OpenRequests()  # registrations that have not come yet
@@ -101,7 +102,8 @@ class Membership:
             return
         known = {client.key for client in self.registry.clients}
         # The first exchange of a simulation waits for its workers to start, whatever the deadline of a round.
-        patience = self.deadline if known else max(self.deadline, _START_PATIENCE)
+        patience = self.deadline if self._has_asked else max(self.deadline, _START_PATIENCE)
+        self._has_asked = True
         halves = self._config.halves
         told = self._config.settings(halves.client.Settings)
         greeting = protocol.encode_greeting(halves.client_name, self._config.seed, told, self._method.facts)

@@ -31,7 +31,7 @@ from playing import (
 
 from common.config import load_config
 from common.errors import UserError
-from common.protocol import TEACHER_ROUND, THETA
+from common.protocol import THETA
 from server_app import checkpoint
 from server_app.app import serve
 from server_app.hypernetwork import HyperNetwork
@@ -296,7 +296,7 @@ def test_w_g_goes_to_every_new_client_once_and_is_the_teacher_of_all_rounds(runs
     assert all(list(reply.content.array_records) == [] for reply in replies)
     assert all(dict(reply.content["metrics"]) == {} for reply in replies)
     personal = sent(grid, PERSONAL)
-    assert [int(array_of(message, TEACHER_ROUND)) for _, _, message in personal] == [
+    assert [int(array_of(message, "teacher-round")) for _, _, message in personal] == [
         first[key] for _, key, _ in personal
     ]
     assert all(line["failures"] == {} for line in lines_of(adapted))

@@ -272,7 +272,7 @@ def test_the_ends_of_a_range_are_valid(key, value):
         ("models", "lenet/keep-outptu", "did you mean 'lenet/keep-output'?"),
         ("models", "mlp/keep-output", "a comma-separated list of lenet, vgg8"),
         ("method", "mh-pfedh", "did you mean 'mh-pfedhn'?"),
-        ("method", "qqq", "one of fedavg, local, mh-pfedhn, mh-pfedhn-g, mh-pfedhn-gd, or package.module:Class"),
+        ("method", "qqq", f"one of {', '.join(built_in())}, or package.module:Class"),
         ("method", "", "one of fedavg, local, mh-pfedhn"),
         ("schedule", "perclient", "did you mean 'per-client'?"),
         ("reduction", "average", "one of sum, mean"),
@@ -456,10 +456,13 @@ def test_packed_settings_are_checked_as_others_are(packed, message):
 # Flower's run config
 
 
-def test_pyproject_lists_every_key_and_sets_none_but_the_profile():
-    # `flwr run -c` takes no other keys than these.
+def test_pyproject_lists_the_keys_of_every_run_and_sets_none_but_the_profile():
+    # `flwr run -c` takes no other keys than these; a method whose settings it does not list has METHOD_SETTINGS.
     run_config = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
-    assert set(run_config) == {*KEYS, METHOD_SETTINGS}
+    assert {*RUN_OPTIONS, METHOD_SETTINGS} <= set(run_config)
+    assert set(run_config) <= {*KEYS, METHOD_SETTINGS}
+    ours = set().union(*(find(name).options for name in ("local", "fedavg", "mh-pfedhn", "mh-pfedhn-gd")))
+    assert ours <= set(run_config)
     assert run_config.pop("profile") == DEFAULT_PROFILE
     assert set(run_config.values()) == {""}
 

@@ -33,7 +33,7 @@ from reference import Reference, as_arrays, assert_same_adam_state, assert_same_
 from common.config import load_config
 from common.models import build_model
 from common.params import ParameterVector
-from common.protocol import DELTA, TEACHER_ROUND, THETA
+from common.protocol import DELTA, THETA
 from server_app.methods.mh_pfedhn_g import GLOBAL_KEY
 
 CHUNK = 16
@@ -48,7 +48,7 @@ pytestmark = pytest.mark.usefixtures("clock", "_no_drawing")
 
 def teacher_rounds(played, server_round):
     """What each client of a round was told about its teacher; 0: none."""
-    return {key: int(array_of(message, TEACHER_ROUND)) for key, message in played.sent(server_round=server_round)}
+    return {key: int(array_of(message, "teacher-round")) for key, message in played.sent(server_round=server_round)}
 
 
 @pytest.fixture
