@@ -211,3 +211,20 @@ def test_no_descriptor_stays_open(path):
         with pytest.raises(ValueError, match="bad"):
             files.write(path, lambda file: (_ for _ in ()).throw(ValueError("bad")))
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_second_name_holds_the_same_and_replaces_what_had_it(tmp_path, monkeypatch, links):
+    source, target = tmp_path / "one", tmp_path / "two"
+    source.write_bytes(b"new")
+    target.write_bytes(b"old")
+    if not links:
+
+        def no_links(*paths):
+            raise OSError("this file system has none")
+
+        monkeypatch.setattr(files.os, "link", no_links)
+    files.link_or_copy(source, target)
+    assert target.read_bytes() == b"new"
+    assert source.samefile(target) == links
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]

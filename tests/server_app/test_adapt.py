@@ -403,3 +403,11 @@ def test_the_global_model_must_be_as_it_was(runs):
     settings = {"method": "mh-pfedhn-gd", "models": "mlp,lenet"}
     with pytest.raises(UserError, match=r"^global-model is 'vgg8'"):
         runs.adapt(runs.train(**settings), **settings, global_model="vgg8")
+
+
+def test_an_adapted_run_is_not_gone_on_with_as_if_nothing_were_frozen(runs):
+    adapted, _ = runs.adapt(runs.train(), num_rounds=1)
+    before = (adapted / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match=r"mode is 'train', but .* was trained with 'adapt'"):
+        runs.run(resume=str(adapted), run_name=adapted.name, num_clients=4, num_rounds=3)
+    assert (adapted / "metrics.jsonl").read_bytes() == before

@@ -169,3 +169,10 @@ def test_the_example_site_passes_its_check_and_learns(tmp_path, capsys):
     trained = tested(request(site, -delta, run_name="again", **FINISH))
     assert trained.accuracy > 0.8 > untrained.accuracy + 0.2
     export(path, "again", tmp_path / "model.pt")
+
+
+def test_check_says_that_methods_from_outside_may_send_more(tmp_path, capsys):
+    check(site_file(tmp_path, methods=["fedproto.client:FedProto"]))
+    assert "Methods from outside (fedproto.client:FedProto) may send more than this" in capsys.readouterr().out
+    check(site_file(tmp_path))
+    assert "from outside" not in capsys.readouterr().out

@@ -457,3 +457,23 @@ def test_only_vectors_take_the_wire_form_and_clients_are_told_which(run_config):
         assert torch.equal(reply.arrays["w"], arrays["w"].half().float())
         assert torch.equal(reply.arrays["b"], arrays["b"])
         assert torch.equal(reply.arrays["n"], arrays["n"])
+
+
+@pytest.mark.parametrize(("method", "refused"), [("mh-pfedhn", {"1": "huge-norm"}), ("local", {})])
+def test_only_a_method_with_a_bound_on_norms_has_one(small, method, refused):
+    del small["method"]
+    keys = {"max-delta-norm", "chunk-size", "embedding-dim", "hidden-dim"}
+    settings = {key: value for key, value in small.items() if method == "mh-pfedhn" or key not in keys}
+    huge = 1e6 * torch.ones(1, 2)
+    post = Post(
+        load_config(settings | {"method": method}),
+        lambda key, request: reply_to(request, Result(), {"row": huge if key == "1" else torch.ones(1, 2)}),
+    )
+    post.send(expect={"row": Array((1, 2))}, losses="")
+    assert post.reasons == refused
+
+
+def test_a_method_that_forgets_a_client_is_told_which_and_where(config):
+    post = Post(config, lambda key, request: reply_to(request, Result(7, 0.5)))
+    with pytest.raises(RuntimeError, match=r"sends nothing to client '1' in exchange 'describe'"):
+        post.send(send=lambda clients: {"0": {}, "2": {}})

@@ -36,6 +36,7 @@ from common.models import build_model
 from common.options import options_of
 from common.params import ParameterVector
 from common.protocol import THETA
+from common.schema import Label
 from server_app.app import serve
 from server_app.rounds.membership import wait_for_nodes
 
@@ -343,3 +344,29 @@ def test_a_round_waits_again_when_too_many_have_left(small, clock):
     plain = play(small, Scripted(sizes={key: SIZES[key] for key in "012"}), run_name="plain")
     assert_same_state(played, plain)
     assert timeless(played.lines) == timeless(plain.lines)
+
+
+def test_a_resumed_run_gives_its_workers_as_long_to_start_as_a_new_one(small):
+    asked = []
+
+    def answer(message, context):
+        if kind_of(message) == REGISTER:
+            asked.append(message.metadata.ttl)
+        return Scripted()(message, context)
+
+    settings = small | {"deadline": 5.0, "num-rounds": 1, "checkpoint-every": 1, "run-name": "slow"}
+    serve(InProcessGrid(answer, NUM_CLIENTS, settings), load_config(settings), simulated=False)
+    first = list(asked)
+    asked.clear()
+    settings |= {"num-rounds": 2, "resume": "latest"}
+    serve(InProcessGrid(answer, NUM_CLIENTS, settings), load_config(settings), simulated=False)
+    assert len(asked) == NUM_CLIENTS
+    assert asked == first
+    assert min(first) > 300
+
+
+@pytest.mark.parametrize("name", ["client-key", "num-params"])
+def test_a_method_cannot_ask_for_what_every_registration_holds(name):
+    content = protocol.encode_registration(protocol.Registration("7", 5))
+    with pytest.raises(ValueError, match=name):
+        protocol.decode_registration(content, {name: Label()})

@@ -109,3 +109,14 @@ def test_the_state_of_fedavg_is_the_average_of_each_size_and_local_has_none(smal
     assert any(average.any() for average in averages.values())
     played = play(small, Scripted(), method="local", checkpoint_every=1, run_name="local")
     assert checkpoint.load(played.folder).method == {}
+
+
+def test_a_run_outlives_a_checkpoint_that_cannot_be_kept_as_the_best(small, monkeypatch, caplog):
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "link_or_copy", full)
+    played = play(small | {"checkpoint-every": 1}, Scripted())
+    assert len(played.lines) == played.config.num_rounds
+    assert "could not be kept as the best: [Errno 28] No space left on device" in caplog.text
+    assert "best.pt" not in files(played.folder)
