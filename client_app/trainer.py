@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from flwr.app import ConfigRecordValues, Context, RecordDict
 
-from client_app.methods.base import ClientMethod, Outcome, Task
+from client_app.methods.base import DEPLOY, ClientMethod, Outcome, Task
 from client_app.privacy import Ledger, secret_normal, seeded_normal
 from client_app.site import Site
 from client_app.site.simulated import simulated_site
@@ -28,8 +28,6 @@ from common.evaluation import Evaluation
 from common.methods import built_in, find_client
 from common.protocol import PrivacySpent, Registration, Result
 from common.settings import Compressed
-
-_DEPLOY = "deploy"  # the exchange that does nothing but deploy
 
 
 class Trainer:
@@ -70,11 +68,11 @@ class Trainer:
         half = _half(instructions.method, site)
         method = half(protocol.decode_settings(content, half.Settings))
         functions = half.exchanges()
-        if instructions.exchange != _DEPLOY and instructions.exchange not in functions:
+        if instructions.exchange != DEPLOY and instructions.exchange not in functions:
             raise ProtocolError(
                 "malformed",
                 f"method {instructions.method!r} has no exchange {instructions.exchange!r} here, only "
-                f"{', '.join([_DEPLOY, *functions])}",
+                f"{', '.join([DEPLOY, *functions])}",
             )
         schema = method.receives(instructions.exchange, site)
         arrays = decode_arrays(content, schema, protocol.download_form(method.settings))
@@ -84,7 +82,10 @@ class Trainer:
             self._check_budget(task)  # what the server waits for could not be sent: do not even train
         evaluation = self._deploy(method, task) if instructions.deploys else None
         outcome = function(method, task) if function else Outcome()
-        counted = len(site.train) if outcome.loss is not None else None
+        if not isinstance(outcome, Outcome):
+            kind = type(outcome).__name__
+            raise UserError(f"{half.__name__}.{instructions.exchange} returned a {kind}, but must return an Outcome.")
+        counted = len(site.train) if function else None
         return self._reply(method, task, Result(counted, outcome.loss, evaluation), outcome.arrays)
 
     def _deploy(self, method: ClientMethod, task: Task) -> Evaluation | None:

@@ -48,7 +48,8 @@ def encode_arrays(arrays: Arrays, form: WireForm = DENSE, vectors: Iterable[str]
     chosen = set(arrays if vectors is None else vectors)
     packed = {}
     for name, array in arrays.items():
-        array, dtype = array.detach().cpu(), _dtype_of(name, array)
+        dtype = _dtype_of(name, array)
+        array = array.detach().cpu()
         if name in chosen and is_vector(array):
             parts = encode(array, form.codec, form.topk_fraction)
         else:
@@ -60,7 +61,7 @@ def encode_arrays(arrays: Arrays, form: WireForm = DENSE, vectors: Iterable[str]
 
 def is_vector(array: Tensor) -> bool:
     """Whether an array is one that a codec can shorten."""
-    return array.dim() == 1 and array.dtype == torch.float32 and len(array) > 0
+    return isinstance(array, Tensor) and array.dim() == 1 and array.dtype == torch.float32 and len(array) > 0
 
 
 def decode_arrays(content: RecordDict, schema: Schema, form: WireForm = DENSE) -> dict[str, Tensor]:
@@ -147,6 +148,8 @@ def _npy_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
 
 
 def _dtype_of(name: str, array: Tensor) -> np.dtype:
+    if not isinstance(array, Tensor):
+        raise ProtocolError("wrong-dtype", f"{name!r} is of type {type(array).__name__}, but only tensors are sent")
     dtype = str(array.dtype).removeprefix("torch.")
     if dtype not in DTYPES:
         raise ProtocolError("wrong-dtype", f"{name!r} is {dtype}, but only {' and '.join(DTYPES)} arrays are sent")

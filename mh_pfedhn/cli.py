@@ -1,6 +1,7 @@
 """The console script `mh-pfedhn`: the frame of its command line, and what its exit codes mean."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -30,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"mh-pfedhn: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read what this prints has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("mh-pfedhn: interrupted before the run began.", file=sys.stderr)
         return 1

@@ -38,6 +38,7 @@ def from_here(config: Config) -> Config:
 
 def check(config: Config) -> None:
     """Find now what would fail in the middle of a start that takes half a minute. Raises UserError."""
+    from client_app.site.simulated import check_models
     from common.data.simulation import divide
     from common.device import resolve_device
 
@@ -54,7 +55,8 @@ def check(config: Config) -> None:
             "resume=latest."
         )
     resolve_device(config.device)
-    divide(config, config.num_clients)
+    dataset, _ = divide(config, config.num_clients)
+    check_models(config, dataset)
     try:
         config.results_path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=config.results_path):

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from flwr.common import log
+from torch import Tensor
 
 from common.errors import UserError
 from common.files import link_or_copy, write_tensors
@@ -80,6 +81,17 @@ def load(path: Path) -> Checkpoint:
                 log(WARNING, "%s The one before it is used.", error)
         return _read(found[-1])
     return _read(path)
+
+
+def foreign_type(state: object, name: str = "it") -> str:
+    """What in a state no checkpoint can give back, in words; empty when there is nothing of the kind."""
+    if isinstance(state, dict):
+        found = (foreign_type(value, f"{name}[{key!r}]") for key, value in state.items())
+        return next(filter(None, found), "")
+    if isinstance(state, list | tuple):
+        return next(filter(None, (foreign_type(value, f"{name}[{place}]") for place, value in enumerate(state))), "")
+    plain = state is None or isinstance(state, Tensor) or type(state) in (bool, int, float, str)
+    return "" if plain else f"{name} is of type {type(state).__name__}"
 
 
 def exists(run_dir: Path) -> bool:

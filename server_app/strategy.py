@@ -5,7 +5,7 @@ A round: see who is here, draw the cohort, play the method's exchanges, test on 
 
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from logging import INFO, WARNING
 from typing import NoReturn
 
@@ -67,6 +67,9 @@ class FederationStrategy(Strategy):
         self.snapshots = Snapshots(
             config, tracker, method, self.membership.registry, self.evaluations, {"cohort": self._cohorts}
         )
+        for name in method.saved:
+            if not hasattr(method, name):
+                raise UserError(f"Method {config.method!r} lists {name!r} under `saved`, but has no such attribute.")
         if start and config.mode == "adapt":
             method.adapt(start)
         elif start:
@@ -107,12 +110,7 @@ class FederationStrategy(Strategy):
         record, began = self._log.record, time.monotonic()
         clients = self.membership.gather(grid)
         cohort = self._cohort(clients)
-        untested = self._play(cohort, clients, self.evaluations.begin(num_rounds), grid)
-        if untested:
-            raise RuntimeError(
-                f"Method {self.config.method!r} deployed nothing in round {server_round}, so nothing could be tested: "
-                "one exchange of a round must have deploys=True."
-            )
+        self._play(cohort, clients, self.evaluations.begin(num_rounds), grid)
         if self.evaluations.waiting:
             self._publish(result)
         record.numbers = dict(self.method.numbers())
@@ -124,51 +122,73 @@ class FederationStrategy(Strategy):
             took = record.seconds["total"]
             log(INFO, "Round 1 took %.1f s; the accuracy after a round is known when the next one ends.", took)
 
-    def _play(self, cohort: Sequence[Client], clients: Sequence[Client], test: bool, grid: Grid) -> bool:
-        """Play the exchanges of a round; whether weights that were to be tested have not been."""
-        server_round = self._log.record.round
+    def _play(self, cohort: Sequence[Client], clients: Sequence[Client], test: bool, grid: Grid) -> None:
+        """Play the exchanges of a round, and where `test` says so test on the way what the round before led to."""
+        server_round, deployed, all_answered = self._log.record.round, False, True
 
         def play(exchange: Exchange) -> Replies:
-            nonlocal test
+            nonlocal deployed, all_answered
             on_arrival = False
-            if test and exchange.deploys:
+            if exchange.deploys and not deployed and test:
                 # The others first: what the clients bring back from this exchange changes what they would be sent.
-                on_arrival, test = self.method.tests_on_arrival, False
+                on_arrival = self.method.tests_on_arrival
                 asked = {client.key for client in exchange.to} if on_arrival else set()
                 self._test([client for client in clients if client.key not in asked], server_round, grid)
+            deployed |= exchange.deploys
             replies, tests = self.mailroom.exchange(grid, exchange, Occasion(server_round, test=on_arrival))
             self.evaluations.add(tests)
             if replies:
                 self.snapshots.begin_update()
-            elif exchange.to and exchange.losses == "train":
-                log(WARNING, "Round %d: no client brought a good update; nothing changes.", server_round)
+            else:
+                all_answered = False
+                what = "brought a good update; nothing changes" if exchange.losses == "train" else "answered"
+                log(WARNING, "Round %d: exchange %s: no client %s.", server_round, exchange.name, what)
             return replies
 
         self._drive(self.method.round(cohort), play)
-        return test
+        if test and not deployed:
+            if all_answered:
+                self._refuse_silence("round")
+            log(WARNING, "Round %d ended early, so what the round before led to is not tested.", server_round)
 
     def _test(self, clients: Sequence[Client], server_round: int, grid: Grid, *, final: bool = False) -> None:
         """Deploy the current weights to clients that test them, and keep them where this is the end."""
         occasion = Occasion(server_round, protocol.DEPLOY, test=True, final=final)
+        deployed, all_answered = False, True
 
         def play(exchange: Exchange) -> Replies:
+            nonlocal deployed, all_answered
             replies, tests = self.mailroom.exchange(grid, exchange, occasion)
             self.evaluations.add(tests)
+            deployed, all_answered = deployed or exchange.deploys, all_answered and bool(replies)
             return replies
 
         if clients:
             self._drive(self.method.deploy(clients), play)
+            if all_answered and not deployed:
+                self._refuse_silence("deploy")
 
     def _drive(self, exchanges: Exchanges, play: Callable[[Exchange], Replies]) -> None:
         """Play a method's exchanges one after the other; it learns from the replies to each."""
+        if not isinstance(exchanges, Generator):
+            raise UserError(f"Method {self.config.method!r}: round and deploy must yield exchanges, as generators do.")
         exchange = next(exchanges, None)
         while exchange is not None:
+            if not isinstance(exchange, Exchange):
+                found = type(exchange).__name__
+                raise UserError(f"Method {self.config.method!r} yields a {found}, but must yield an Exchange.")
             replies = play(exchange)
             with self._log.timed("update"):
                 try:
                     exchange = exchanges.send(replies)
                 except StopIteration:
                     exchange = None
+
+    def _refuse_silence(self, where: str) -> NoReturn:
+        raise UserError(
+            f"Method {self.config.method!r} deployed nothing in `{where}`, so nothing could be tested: one of its "
+            "exchanges must have deploys=True."
+        )
 
     def _hand_over(self, num_rounds: int, grid: Grid, result: Result) -> None:
         """Send the final weights, which clients test and keep; this is part of the last round's record."""

@@ -18,10 +18,13 @@ from client_app.store import ClientStore
 from client_app.training import Loss, all_finite, epochs, evaluate, sgd, train
 from common import settings
 from common.arrays import Arrays
+from common.errors import UserError
 from common.evaluation import Evaluation
 from common.protocol import DELTA, Instructions
 from common.schema import Facts, Schema
 from common.settings import LocalTraining
+
+DEPLOY = "deploy"  # the exchange that does nothing but deploy
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,11 @@ class ClientMethod(ABC):
     @classmethod
     def exchanges(cls) -> dict[str, Callable[..., Outcome]]:
         """The functions of this class that answer an exchange, by its name: those marked with `exchange`."""
-        return {name: each for name, each in inspect.getmembers(cls, inspect.isfunction) if hasattr(each, "exchange")}
+        functions: dict[str, Callable[..., Outcome]] = dict(inspect.getmembers(cls, inspect.isfunction))
+        marked = {name: function for name, function in functions.items() if hasattr(function, "exchange")}
+        if DEPLOY in marked:
+            raise UserError(f"{cls.__name__}.{DEPLOY} is marked as an exchange, but {DEPLOY!r} has none: rename it.")
+        return marked
 
 
 def exchange(function: Callable[[Any, Task], Outcome]) -> Callable[[Any, Task], Outcome]:

@@ -19,6 +19,7 @@ from common.data.datasets import Dataset
 from common.data.partition import ClientIndices
 from common.data.simulation import divide
 from common.device import resolve_device
+from common.errors import UserError
 from common.methods import built_in
 from common.models import ImageShape, build_model
 from common.seeding import seeded_generator
@@ -60,6 +61,17 @@ def simulated_site(config: Config, partition_id: int, num_nodes: int) -> Site:
         foreign_methods=frozenset({config.halves.client_name} - {*built_in()}),
         place=_place(config, partition_id, num_parts),
     )
+
+
+def check_models(config: Config, dataset: Dataset) -> None:
+    """Build each model of this simulation once. Raises UserError for patterns that do not fit one."""
+    for name in sorted({config.model_of(client, config.num_clients) for client in range(config.num_clients)}):
+        try:
+            variant = VARIANTS.get(name, Variant())
+            model = build_model(name.partition("/")[0], dataset.image_shape, dataset.num_classes, config.seed)
+            GeneratedModel(model, variant.keep_local + split(config.keep_local), variant.freeze + split(config.freeze))
+        except UserError as error:
+            raise UserError(f"model {name!r}: {error}") from error
 
 
 # One data set a worker process, however many clients it plays.

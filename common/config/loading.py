@@ -128,6 +128,8 @@ def _method(layers: list[Layer]) -> Halves:
     for layer in layers:
         if "method" in layer.values:
             name, origin = str(RUN_OPTIONS["method"].checked(layer.values["method"], layer.origin)), layer.origin
+            if ":" not in name:
+                methods.find(name, origin)  # also where a later layer has another
     method = methods.find(name, origin)
     for key in method.options:
         if key in _RESERVED:

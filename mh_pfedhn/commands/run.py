@@ -5,6 +5,7 @@ import signal
 import sys
 
 from common.config import DEFAULT_PROFILE, parse_overrides
+from common.errors import UserError
 from mh_pfedhn.commands import Subparsers
 from mh_pfedhn.processes import handling
 from mh_pfedhn.runs import RunFailedError, RunInterruptedError, execute
@@ -23,6 +24,8 @@ def add(commands: Subparsers) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     overrides = parse_overrides([item for group in options.overrides for item in group])
+    if options.profile and "profile" in overrides:
+        raise UserError(f"profile is given twice, as {options.profile!r} and by -c: give it once.")
     if options.profile:
         overrides["profile"] = options.profile
     try:

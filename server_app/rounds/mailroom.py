@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 from common import protocol
 from common.arrays import Arrays, decode_arrays, payload_bytes
 from common.config import Config
-from common.errors import ProtocolError
+from common.errors import ProtocolError, UserError
 from common.evaluation import Evaluation
 from common.protocol import Instructions, Result
 from common.settings import Bounded
@@ -107,7 +107,7 @@ class Mailroom:
         for client in clients:
             shortened = tuple(name for name, array in exchange.expected(client).items() if array.codec)
             if client.key not in outgoing:
-                raise RuntimeError(
+                raise UserError(
                     f"Method {self._config.method!r} sends nothing to client {client.key!r} in exchange "
                     f"{exchange.name!r}: `send` must return arrays for every client that it is called with."
                 )

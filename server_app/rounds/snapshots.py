@@ -106,10 +106,14 @@ class Snapshots:
         waiting = self._evaluations.waiting
         assert waiting is not None
         assert self._boundary is not None
-        try:
-            path = checkpoint.save(
-                self._run_dir, waiting.round, self._config.to_dict(), self._boundary, self._method.state()
+        state = self._method.state()
+        if found := checkpoint.foreign_type(state):
+            raise UserError(
+                f"What method {self._config.method!r} has learned cannot be saved: {found}, but must be tensors, "
+                "numbers, text, and lists and dicts of them."
             )
+        try:
+            path = checkpoint.save(self._run_dir, waiting.round, self._config.to_dict(), self._boundary, state)
         except OSError as error:
             log(WARNING, "Round %d: no checkpoint could be written: %s", waiting.round, error)
         else:

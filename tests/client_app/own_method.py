@@ -78,3 +78,8 @@ class Own(ClientMethod):
     def unmarked(self, task: Task) -> Outcome:
         """Not an exchange: nobody may call it by a message."""
         raise AssertionError("called by a message")
+
+    @exchange
+    def careless(self, task: Task) -> Outcome:
+        """Something that is no outcome."""
+        return {"prototypes": table(1)}  # type: ignore[return-value]

@@ -293,7 +293,7 @@ def test_arrays_of_more_dimensions_and_of_whole_numbers_go_both_ways(run_config,
         )["arrays"]
         reply = own.answer(protocol.TRAIN, content)
         assert reply["arrays"] == content["arrays"]
-        assert dict(reply["metrics"]) == {}  # nothing was trained
+        assert set(reply["metrics"]) == {"num-examples"}  # nothing was trained
 
 
 def test_what_a_method_receives_is_checked_against_its_schema(run_config, tmp_path):
@@ -744,3 +744,9 @@ def test_only_the_weights_of_the_end_are_kept_as_the_personal_model(run_config, 
     model.load_state_dict(final)
     # As it was deployed, also where it is trained after that.
     assert torch.equal(ParameterVector(model).read(), site(run_config, 1).personal.anchor + theta)
+
+
+def test_a_half_that_returns_something_else_than_an_outcome_is_told_so(run_config, tmp_path):
+    own = own_trainer(run_config, tmp_path)
+    with pytest.raises(UserError, match=r"Own.careless returned a dict, but must return an Outcome"):
+        own.answer(protocol.TRAIN, request(None, method=own_method.NAME, exchange="careless"))

@@ -70,3 +70,11 @@ def test_neither_app_is_loaded_nor_pytorch_nor_flower_before_it_is_needed(module
 def test_the_package_can_be_run_as_the_command():
     done = subprocess.run([sys.executable, "-m", "mh_pfedhn", "--help"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("usage: mh-pfedhn ")
+
+
+def test_a_reader_who_has_seen_enough_ends_it_without_a_traceback():
+    words = [sys.executable, "-c", "from mh_pfedhn.cli import main; import sys; sys.exit(main(['profiles']))"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as listing:
+        listing.stdout.close()
+        assert listing.stderr.read() == b""
+    assert listing.returncode == 1

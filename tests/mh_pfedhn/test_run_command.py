@@ -251,3 +251,14 @@ def test_sigterm_interrupts_the_run_and_means_afterwards_what_it_meant_before(mo
     assert main(["run", "--superlink", "lab"]) == 0
     assert seen == [signal.default_int_handler]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_profile_that_is_given_twice_ends_with_2(complaint):
+    assert complaint("run", "quickstart", "-c", "profile=cifar100").startswith("profile is given twice")
+
+
+@pytest.mark.parametrize("key", ["keep-local", "freeze"])
+@pytest.mark.parametrize("pattern", ["99.*", "*", "7"])
+def test_patterns_that_do_not_fit_a_model_end_with_2_before_anything_starts(complaint, key, pattern):
+    said = complaint("run", "quickstart", "-c", f"{key}={pattern}", "max-samples-per-class=12", "models=lenet")
+    assert said.startswith("model 'lenet': keep-local and freeze do not fit the model")

@@ -3,6 +3,7 @@
 import json
 import random
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,6 +34,7 @@ from playing import (
 
 from common import protocol
 from common.config import load_config
+from common.errors import UserError
 from common.methods import built_in
 from common.models import build_model
 from common.params import ParameterVector
@@ -246,12 +248,78 @@ class NeverDeploying(Describing):
 
 @pytest.mark.parametrize(("every", "first_due"), [(1, 2), (2, 3)])
 def test_a_method_that_deploys_nothing_where_tests_are_due_ends_with_what_it_lacks(small, every, first_due):
-    with pytest.raises(RuntimeError) as error:
+    with pytest.raises(UserError) as error:
         play_describing(small, method=NeverDeploying, evaluate_every=every)
     assert str(error.value) == (
-        f"Method 'local' deployed nothing in round {first_due}, so nothing could be tested: one exchange of a round "
-        "must have deploys=True."
+        "Method 'local' deployed nothing in `round`, so nothing could be tested: one of its exchanges must have "
+        "deploys=True."
     )
+    folder = Path(small["results-dir"]) / small["run-name"]
+    assert len(lines_of(folder) if (folder / "metrics.jsonl").exists() else []) == first_due - 2
+
+
+class Impatient(Describing):
+    """Gives a round up where nobody describes itself."""
+
+    def round(self, cohort):
+        described = yield self.describe(cohort)
+        if described:
+            yield Exchange("personal", to=cohort, send=made_from(described), deploys=True)
+
+
+def test_a_round_that_ends_early_for_want_of_answers_costs_its_test_and_nothing_else(small):
+    def breaks(message, reply):
+        raise RuntimeError("the network is gone")
+
+    special = {(key, "describe", 2): breaks for key in "0123"}
+    played = play_describing(small, method=Impatient, special=special, num_rounds=3)
+    first, second, third = played.lines
+    assert (first["accuracy"], first["client-accuracy"]) == (None, {})
+    assert second["clients"] == 0
+    assert second["failures"] == {"client-raised": 4}
+    assert set(second["client-accuracy"]) == set(third["client-accuracy"]) == set("0123")
+
+
+class Returning(Describing):
+    def round(self, cohort):
+        return None
+
+
+class YieldingTuples(Describing):
+    def round(self, cohort):
+        yield ("describe", cohort)
+
+
+class NeverHandingOver(Describing):
+    def deploy(self, clients):
+        yield self.describe(clients)
+
+
+class Misspelling(Describing):
+    saved = ("lerned",)
+
+
+class KeepingObjects(Describing):
+    saved = ("learned",)
+
+    def round(self, cohort):
+        yield from super().round(cohort)
+        self.learned = [{"what": object()}]
+
+
+@pytest.mark.parametrize(
+    ("method", "sentence"),
+    [
+        (Returning, "round and deploy must yield exchanges, as generators do"),
+        (YieldingTuples, "yields a tuple, but must yield an Exchange"),
+        (NeverHandingOver, "deployed nothing in `deploy`"),
+        (Misspelling, "lists 'lerned' under `saved`, but has no such attribute"),
+        (KeepingObjects, r"it\['learned'\]\[0\]\['what'\] is of type object, but must be tensors, numbers"),
+    ],
+)
+def test_a_mistake_of_a_methods_author_is_one_sentence(small, method, sentence):
+    with pytest.raises(UserError, match=sentence):
+        play_describing(small, method=method, checkpoint_every=1)
 
 
 def test_numbers_of_a_method_stand_in_the_lines_of_their_rounds(small):

@@ -456,3 +456,9 @@ def test_the_packed_settings_of_a_run_config_are_refused_in_a_profile(profile):
         message = message_of({"profile": "mine.yaml"})
         assert_one_sentence(message)
         assert message.startswith("method-settings is set in mine.yaml, but is for Flower's run config")
+
+
+def test_a_method_that_is_none_is_refused_even_where_another_is_chosen(profile):
+    name = profile("mine.yaml", "base: quickstart\nmethod: fedprox\n")
+    message = message_of({"profile": name, "method": "local"})
+    assert message.startswith("method is 'fedprox' in mine.yaml, but must be one of fedavg, local")

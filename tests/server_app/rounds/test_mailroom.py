@@ -35,6 +35,7 @@ from playing import (
 from common import protocol
 from common.arrays import WireForm
 from common.config import load_config
+from common.errors import UserError
 from common.evaluation import Evaluation
 from common.protocol import DELTA, THETA, Result
 from common.schema import Array, UpTo, Vector
@@ -278,7 +279,7 @@ def test_bounded_arrays_and_whole_numbers_arrive_as_they_were_sent(config, n):
         for name, array in reply.arrays.items():
             assert array.dtype == sent[name].dtype
             assert torch.equal(array, sent[name])
-        assert reply.num_examples == 0  # nothing was counted
+        assert reply.num_examples == 0
 
 
 @pytest.mark.parametrize(
@@ -475,5 +476,5 @@ def test_only_a_method_with_a_bound_on_norms_has_one(small, method, refused):
 
 def test_a_method_that_forgets_a_client_is_told_which_and_where(config):
     post = Post(config, lambda key, request: reply_to(request, Result(7, 0.5)))
-    with pytest.raises(RuntimeError, match=r"sends nothing to client '1' in exchange 'describe'"):
+    with pytest.raises(UserError, match=r"sends nothing to client '1' in exchange 'describe'"):
         post.send(send=lambda clients: {"0": {}, "2": {}})
