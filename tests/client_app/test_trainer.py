@@ -246,7 +246,7 @@ def test_nothing_of_a_method_but_its_exchanges_can_be_called_by_a_message(run_co
         content = request(None, method=own_method.NAME, exchange=name, deploys=deploys)
         error = error_of(own.answer, protocol.TRAIN, content)
         assert error.reason == "malformed"
-        exchanges = "deploy, diverged, echo, means, prototypes, vectors"
+        exchanges = "deploy, careless, diverged, echo, means, prototypes, vectors"
         assert error.detail == f"method 'own_method:Own' has no exchange {name!r} here, only {exchanges}"
     content = changed(request(theta_for(site(run_config))), "instructions", exchange=name)
     assert error_of(trainer(run_config).answer, protocol.TRAIN, content).reason == "malformed"

@@ -16,5 +16,5 @@ class Deploying(ClientMethod):
 
 
 def test_no_function_answers_the_exchange_that_only_deploys():
-    with pytest.raises(UserError, match="Deploying.deploy is marked as an exchange, but 'deploy' has none: rename it"):
+    with pytest.raises(UserError, match=r"Deploying.deploy is marked as an exchange, but 'deploy' has none: rename it"):
         Deploying.exchanges()
