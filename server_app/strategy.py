@@ -5,8 +5,8 @@ A round: see who is here, draw the cohort, play the method's exchanges, test on 
 
 import random
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
-from logging import INFO, WARNING
+from collections.abc import Callable, Iterable, Sequence
+from logging import INFO
 from typing import NoReturn
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -15,17 +15,17 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from flwr.supercore.exit import add_exit_handler
 
-from common import protocol
 from common.config import Config
 from common.errors import UserError
 from server_app.checkpoint import Checkpoint
 from server_app.client import Client, natural_order
-from server_app.methods.base import Exchange, Exchanges, Method, Replies
+from server_app.methods.base import Method
 from server_app.results import RunTracker
 from server_app.rounds.evaluation import Evaluations
 from server_app.rounds.log import RoundLog
-from server_app.rounds.mailroom import Mailroom, Occasion
+from server_app.rounds.mailroom import Mailroom
 from server_app.rounds.membership import Membership
+from server_app.rounds.player import Player
 from server_app.rounds.snapshots import Snapshots
 
 
@@ -67,6 +67,7 @@ class FederationStrategy(Strategy):
         self.snapshots = Snapshots(
             config, tracker, method, self.membership.registry, self.evaluations, {"cohort": self._cohorts}
         )
+        self._player = Player(config, method, self.mailroom, self.evaluations, self.snapshots, self._log)
         for name in method.saved:
             if not hasattr(method, name):
                 raise UserError(f"Method {config.method!r} lists {name!r} under `saved`, but has no such attribute.")
@@ -110,7 +111,7 @@ class FederationStrategy(Strategy):
         record, began = self._log.record, time.monotonic()
         clients = self.membership.gather(grid)
         cohort = self._cohort(clients)
-        self._play(cohort, clients, self.evaluations.begin(num_rounds), grid)
+        self._player.round(cohort, clients, self.evaluations.begin(num_rounds), grid)
         if self.evaluations.waiting:
             self._publish(result)
         record.numbers = dict(self.method.numbers())
@@ -122,74 +123,6 @@ class FederationStrategy(Strategy):
             took = record.seconds["total"]
             log(INFO, "Round 1 took %.1f s; the accuracy after a round is known when the next one ends.", took)
 
-    def _play(self, cohort: Sequence[Client], clients: Sequence[Client], test: bool, grid: Grid) -> None:
-        """Play the exchanges of a round, and where `test` says so test on the way what the round before led to."""
-        server_round, deployed, all_answered = self._log.record.round, False, True
-
-        def play(exchange: Exchange) -> Replies:
-            nonlocal deployed, all_answered
-            on_arrival = False
-            if exchange.deploys and not deployed and test:
-                # The others first: what the clients bring back from this exchange changes what they would be sent.
-                on_arrival = self.method.tests_on_arrival
-                asked = {client.key for client in exchange.to} if on_arrival else set()
-                self._test([client for client in clients if client.key not in asked], server_round, grid)
-            deployed |= exchange.deploys
-            replies, tests = self.mailroom.exchange(grid, exchange, Occasion(server_round, test=on_arrival))
-            self.evaluations.add(tests)
-            if replies:
-                self.snapshots.begin_update()
-            else:
-                all_answered = False
-                what = "brought a good update; nothing changes" if exchange.losses == "train" else "answered"
-                log(WARNING, "Round %d: exchange %s: no client %s.", server_round, exchange.name, what)
-            return replies
-
-        self._drive(self.method.round(cohort), play)
-        if test and not deployed:
-            if all_answered:
-                self._refuse_silence("round")
-            log(WARNING, "Round %d ended early, so what the round before led to is not tested.", server_round)
-
-    def _test(self, clients: Sequence[Client], server_round: int, grid: Grid, *, final: bool = False) -> None:
-        """Deploy the current weights to clients that test them, and keep them where this is the end."""
-        occasion = Occasion(server_round, protocol.DEPLOY, test=True, final=final)
-        deployed, all_answered = False, True
-
-        def play(exchange: Exchange) -> Replies:
-            nonlocal deployed, all_answered
-            replies, tests = self.mailroom.exchange(grid, exchange, occasion)
-            self.evaluations.add(tests)
-            deployed, all_answered = deployed or exchange.deploys, all_answered and bool(replies)
-            return replies
-
-        if clients:
-            self._drive(self.method.deploy(clients), play)
-            if all_answered and not deployed:
-                self._refuse_silence("deploy")
-
-    def _drive(self, exchanges: Exchanges, play: Callable[[Exchange], Replies]) -> None:
-        """Play a method's exchanges one after the other; it learns from the replies to each."""
-        if not isinstance(exchanges, Generator):
-            raise UserError(f"Method {self.config.method!r}: round and deploy must yield exchanges, as generators do.")
-        exchange = next(exchanges, None)
-        while exchange is not None:
-            if not isinstance(exchange, Exchange):
-                found = type(exchange).__name__
-                raise UserError(f"Method {self.config.method!r} yields a {found}, but must yield an Exchange.")
-            replies = play(exchange)
-            with self._log.timed("update"):
-                try:
-                    exchange = exchanges.send(replies)
-                except StopIteration:
-                    exchange = None
-
-    def _refuse_silence(self, where: str) -> NoReturn:
-        raise UserError(
-            f"Method {self.config.method!r} deployed nothing in `{where}`, so nothing could be tested: one of its "
-            "exchanges must have deploys=True."
-        )
-
     def _hand_over(self, num_rounds: int, grid: Grid, result: Result) -> None:
         """Send the final weights, which clients test and keep; this is part of the last round's record."""
         record = self.evaluations.waiting
@@ -200,7 +133,7 @@ class FederationStrategy(Strategy):
         began = time.monotonic()
         self.membership.register_new_nodes(grid)
         # In the round after the last, so that clients load what they kept in that one.
-        self._test(self.membership.connected(grid), record.round + 1, grid, final=True)
+        self._player.deploy(self.membership.connected(grid), record.round + 1, grid, final=True)
         record.seconds["total"] += time.monotonic() - began
         self._publish(result)
 
