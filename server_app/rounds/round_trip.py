@@ -200,6 +200,8 @@ class RoundTrip:
 def describe_error(error: Error) -> tuple[str, str]:
     """A short name and a sentence for an error reply."""
     reason = _COLOUR.sub("", error.reason or "no reason given")
-    # In a simulation the client's own words come after a page of Ray's.
-    words = reason.rpartition(_RAY_PREAMBLE)[2].split()
-    return _ERROR_NAMES.get(error.code, "unknown"), " ".join(words)[:500]
+    # In a simulation the client's own words come after a page of Ray's, quoted once more by Flower.
+    _, quoted, words = reason.rpartition(_RAY_PREAMBLE)
+    if quoted:
+        words = words.removesuffix(">").removesuffix("'").removesuffix('"')
+    return _ERROR_NAMES.get(error.code, "unknown"), " ".join(words.split())[:500]

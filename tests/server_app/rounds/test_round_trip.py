@@ -163,6 +163,8 @@ def test_messages_too_large_for_flower_fail_their_clients(monkeypatch):
         (None, "no reason given"),
         ("ValueError:\n   no data", "ValueError: no data"),
         ("\x1b[36mray::run()\x1b[39m trace\nException ClientAppException occurred. Message: no data", "no data"),
+        ("<class 'X'>:<'ray::run()\nException ClientAppException occurred. Message: no data'>", "no data"),
+        ("ValueError: <'no data'>", "ValueError: <'no data'>"),
         ("x" * 600, "x" * 500),
     ],
 )
