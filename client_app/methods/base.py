@@ -6,7 +6,7 @@ named as the exchange, protects and packs what it returns. So a method knows no 
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -42,7 +42,7 @@ class Task:
         settings: LocalTraining,
         loss: Loss | None = None,
         purpose: str = "",
-        parameters: Sequence[nn.Parameter] | None = None,
+        parameters: Iterable[nn.Parameter] | None = None,
     ) -> float:
         """Train a model on the site's samples by SGD; return the mean loss, the site's own where none is given.
 

@@ -44,15 +44,13 @@ def simulated_site(config: Config, partition_id: int, num_nodes: int) -> Site:
     dataset, parts = _divided_dataset(config, num_parts)
     device = resolve_device(config.device)
     name = config.model_of(partition_id, num_parts)
-    variant = VARIANTS.get(name, Variant())
     of_run = (dataset.image_shape, dataset.num_classes, config.seed, device)
-    keep_local, freeze = variant.keep_local + split(config.keep_local), variant.freeze + split(config.freeze)
     train, test = _samples.get(
         (config, num_parts, partition_id), partial(_read_samples, dataset, parts[partition_id], device)
     )
     return Site(
         key=str(partition_id),
-        personal=_shared_model("personal", *of_run, name.partition("/")[0], keep_local, freeze),
+        personal=_shared_model("personal", *of_run, *_architecture(config, name)),
         train=train,
         test=test,
         group=_group(name, config.seed),
@@ -67,9 +65,9 @@ def check_models(config: Config, dataset: Dataset) -> None:
     """Build each model of this simulation once. Raises UserError for patterns that do not fit one."""
     for name in sorted({config.model_of(client, config.num_clients) for client in range(config.num_clients)}):
         try:
-            variant = VARIANTS.get(name, Variant())
-            model = build_model(name.partition("/")[0], dataset.image_shape, dataset.num_classes, config.seed)
-            GeneratedModel(model, variant.keep_local + split(config.keep_local), variant.freeze + split(config.freeze))
+            architecture, keep_local, freeze = _architecture(config, name)
+            model = build_model(architecture, dataset.image_shape, dataset.num_classes, config.seed)
+            GeneratedModel(model, keep_local, freeze)
         except UserError as error:
             raise UserError(f"model {name!r}: {error}") from error
 
@@ -96,6 +94,13 @@ def _shared_model(
     # Channels last is what PyTorch's convolutions are fastest on, on the CPU as on CUDA.
     model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return GeneratedModel(model, keep_local, freeze)
+
+
+def _architecture(config: Config, name: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """What a name in `models` stands for: an architecture, and the patterns of layers kept local and frozen."""
+    variant = VARIANTS.get(name, Variant())
+    keep_local, freeze = variant.keep_local + split(config.keep_local), variant.freeze + split(config.freeze)
+    return name.partition("/")[0], keep_local, freeze
 
 
 def _group(architecture: str, seed: int) -> str:

@@ -105,8 +105,8 @@ class Membership:
         patience = self.deadline if self._has_asked else max(self.deadline, _START_PATIENCE)
         self._has_asked = True
         halves = self._config.halves
-        told = self._config.settings(halves.client.Settings)
-        greeting = protocol.encode_greeting(halves.client_name, self._config.seed, told, self._method.facts)
+        settings = self._config.settings(halves.client.Settings)
+        greeting = protocol.encode_greeting(halves.client_name, self._config.seed, settings, self._method.facts)
         requests = (
             (f"node {node}", Message(greeting, node, protocol.REGISTER, ttl=patience + TTL_MARGIN)) for node in new
         )

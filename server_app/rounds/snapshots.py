@@ -95,11 +95,12 @@ class Snapshots:
     def note_accuracy(self, server_round: int, accuracy: float) -> None:
         """Keep this round's checkpoint, if it has one, as the best when it is."""
         if accuracy > self._best_accuracy and server_round == self.last_round:
-            self._best_accuracy = accuracy
             try:
                 checkpoint.mark_best(self._run_dir, server_round)
             except OSError as error:
                 log(WARNING, "Round %d: its checkpoint could not be kept as the best: %s", server_round, error)
+            else:
+                self._best_accuracy = accuracy
 
     def _save(self) -> None:
         """Write the state after the last complete round; a run outlives a full disk."""

@@ -6,6 +6,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -116,7 +117,8 @@ def serve(socket_path, then):
 
 @pytest.fixture
 def socket_path(tmp_path_factory):
-    path = Path(f"/tmp/mh-pfedhn-test-{os.getpid()}-{time.monotonic_ns()}")
+    # Not in tmp_path, which is too long for the path of a socket.
+    path = Path(tempfile.gettempdir(), f"mh-pfedhn-test-{os.getpid()}-{time.monotonic_ns()}")
     yield path
     path.unlink(missing_ok=True)
 
