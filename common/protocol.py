@@ -22,7 +22,7 @@ from common.schema import Fact, Facts, Label, Whole
 from common.settings import Compressed, Settings
 from common.text import kebab, snake
 
-VERSION = 3
+VERSION = 4
 
 # Message types: a category of Flower's, a dot, an action of ours. Which exchange it is, the message says.
 REGISTER = "query.register"

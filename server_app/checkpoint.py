@@ -20,7 +20,7 @@ from common.files import link_or_copy, write_tensors
 
 FOLDER = "checkpoints"  # in a run's folder
 _BEST = "best.pt"
-_FORMAT = 3
+_FORMAT = 4
 _KEPT = 2  # the newest ones; the best one is kept beside them
 
 State = dict[str, Any]  # of tensors, numbers, text, lists and dicts

@@ -1,6 +1,7 @@
 """A client as the server knows it: its key, how much it needs, and what else it chose to tell."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 NOWHERE = 0  # no node of Flower's has this id
@@ -14,6 +15,15 @@ class Client:
     num_params: int  # K
     node_id: int  # NOWHERE: known from a checkpoint, and not yet back
     facts: dict[str, Any] = field(default_factory=dict)  # what its method asked for and it gave
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of it: all but its node, which has to come back first."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "node_id"}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "Client":
+        """Undo `state`. Raises TypeError for one that does not fit."""
+        return cls(node_id=NOWHERE, **state)
 
 
 def natural_order(key: str) -> tuple[int, str]:

@@ -4,6 +4,7 @@ Beside what the method has learned these are the clients that are known, the gen
 record of the round whose weights are not tested yet.
 """
 
+import copy
 import dataclasses
 import random
 from logging import INFO, WARNING
@@ -14,7 +15,7 @@ from common.config import Config
 from common.errors import UserError
 from server_app import checkpoint
 from server_app.checkpoint import Checkpoint, State
-from server_app.client import NOWHERE, Client
+from server_app.client import Client
 from server_app.methods.base import Method
 from server_app.results import RoundRecord, RunTracker
 from server_app.rounds.evaluation import Evaluations
@@ -52,8 +53,8 @@ class Snapshots:
         try:
             for name, (version, numbers, gauss) in start.loop["generators"].items():
                 self._generators[name].setstate((version, tuple(numbers), gauss))
-            for key, num_params, facts in start.loop["clients"]:
-                self._registry.restore(Client(key, num_params, NOWHERE, facts))
+            for client in start.loop["clients"]:
+                self._registry.restore(Client.from_state(client))
             self._evaluations.waiting = RoundRecord.from_dict(start.loop["waiting"])
             self._best_accuracy = start.loop["best-accuracy"]
             self._method.load_state(start.method)
@@ -73,7 +74,7 @@ class Snapshots:
         if waiting:
             self._boundary = {
                 "generators": {name: list(generator.getstate()) for name, generator in self._generators.items()},
-                "clients": [[client.key, client.num_params, dict(client.facts)] for client in self._registry.clients],
+                "clients": [copy.deepcopy(client.state()) for client in self._registry.clients],
                 "waiting": dataclasses.asdict(waiting),
                 "best-accuracy": self._best_accuracy,
             }
