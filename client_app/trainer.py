@@ -53,13 +53,15 @@ class Trainer:
         raise ProtocolError("malformed", f"message type is {message_type[:40]!r}, but must be one of {known}")
 
     def register(self, content: RecordDict) -> RecordDict:
-        """Answer with K, the client key, and of the facts that the server asks for those that this client gives."""
+        """Answer with K, client key, numbers of samples, and what this client gives of the facts that are asked for."""
         greeting = protocol.decode_greeting(content)
         site = self._site_of(greeting.seed)
         half = _half(greeting.method, site)
         told = half(protocol.decode_settings(greeting.settings, half.Settings)).facts(site)
         facts = {name: value for name, value in told.items() if name in greeting.facts}
-        return protocol.encode_registration(Registration(site.key, site.num_params, facts))
+        return protocol.encode_registration(
+            Registration(site.key, site.num_params, len(site.train), len(site.test), facts)
+        )
 
     def exchange(self, content: RecordDict) -> RecordDict:
         """Load and test what is deployed, do what the method does in this exchange, and answer with what it brings."""

@@ -41,7 +41,11 @@ DELTA = "delta"  # [K] float32, theta sent - theta trained, client to server
 
 _NAME = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # of a method or an exchange
 _KEY = Label(required=True)
-_SIZE = Whole(1, 2**62, required=True)
+_COUNT = Whole(1, 2**62, required=True)
+_OWN = ("client-key", "num-params", "test-samples", "train-samples")  # what every registration holds
+
+# Beyond this a loss or an epsilon is nobody's, and a mean over clients would overflow long before float64 does.
+_MOST = 1e12
 
 S = TypeVar("S", bound=Settings)
 
@@ -79,6 +83,8 @@ class Registration:
 
     client_key: str
     num_params: int  # K
+    num_train: int  # samples that it trains on
+    num_test: int  # samples that it tests on
     facts: Facts = dataclasses.field(default_factory=dict)
 
 
@@ -124,26 +130,33 @@ def decode_greeting(content: RecordDict) -> Greeting:
 
 
 def encode_registration(registration: Registration) -> RecordDict:
-    """Pack K, the client key, and the facts."""
-    own: dict[str, Any] = {"client-key": registration.client_key, "num-params": registration.num_params}
+    """Pack K, the client key, the numbers of samples, and the facts."""
+    own: dict[str, Any] = {
+        "client-key": registration.client_key,
+        "num-params": registration.num_params,
+        "train-samples": registration.num_train,
+        "test-samples": registration.num_test,
+    }
     return RecordDict({_REGISTRATION: ConfigRecord(own | dict(registration.facts))})
 
 
 def decode_registration(content: RecordDict, facts: Mapping[str, Fact] | None = None) -> Registration:
     """Unpack and check a registration that may hold these facts and nothing more. Raises ProtocolError."""
     facts = facts or {}
-    if reserved := facts.keys() & {"client-key", "num-params"}:
+    if reserved := facts.keys() & set(_OWN):
         raise ValueError(f"a method asks for {sorted(reserved)} as facts, which every registration holds already")
     record = content.config_records.get(_REGISTRATION)
-    required = {"client-key", "num-params"} | {key for key, fact in facts.items() if fact.required}
+    required = {*_OWN} | {key for key, fact in facts.items() if fact.required}
     allowed = required | facts.keys()
     if record is None or not required <= set(record) <= allowed:
         optional = f", perhaps {', '.join(sorted(allowed - required))}" if allowed - required else ""
         raise ProtocolError("malformed", f"a registration holds {' and '.join(sorted(required))}{optional}, no more")
-    key = _KEY.check("client-key", record["client-key"])
-    size = _SIZE.check("num-params", record["num-params"])
     return Registration(
-        key, size, {name: fact.check(name, record[name]) for name, fact in facts.items() if name in record}
+        _KEY.check("client-key", record["client-key"]),
+        _COUNT.check("num-params", record["num-params"]),
+        _COUNT.check("train-samples", record["train-samples"]),
+        _COUNT.check("test-samples", record["test-samples"]),
+        {name: fact.check(name, record[name]) for name, fact in facts.items() if name in record},
     )
 
 
@@ -265,7 +278,7 @@ def decode_result(content: RecordDict) -> Result:
         raise ProtocolError("malformed", f"the message has no record {_METRICS!r}")
     return Result(
         _whole(metrics, "num-examples", minimum=1) if "num-examples" in metrics else None,
-        _finite(metrics, "train-loss") if "train-loss" in metrics else None,
+        _loss(metrics, "train-loss") if "train-loss" in metrics else None,
         _evaluation(metrics) if "correct" in metrics else None,
         _privacy(metrics) if "privacy-epsilon" in metrics else None,
     )
@@ -299,12 +312,12 @@ def _evaluation(metrics: MetricRecord) -> Evaluation:
     correct, total = _whole(metrics, "correct", minimum=0), _whole(metrics, "total", minimum=1)
     if correct > total:
         raise ProtocolError("malformed", f"correct is {correct}, more than the total of {total}")
-    return Evaluation(correct, total, _finite(metrics, "loss"))
+    return Evaluation(correct, total, _loss(metrics, "loss"))
 
 
 def _privacy(metrics: MetricRecord) -> PrivacySpent:
     epsilon, delta = _finite(metrics, "privacy-epsilon"), _finite(metrics, "privacy-delta")
-    if epsilon < 0 or not 0 < delta < 1:
+    if not 0 <= epsilon <= _MOST or not 0 < delta < 1:
         raise ProtocolError("malformed", f"privacy-epsilon is {epsilon} and privacy-delta {delta}, which is no privacy")
     return PrivacySpent(epsilon, delta)
 
@@ -313,6 +326,13 @@ def _whole(metrics: MetricRecord, key: str, minimum: int) -> int:
     value = metrics.get(key)
     if type(value) is not int or value < minimum:
         raise ProtocolError("malformed", f"{key} is {value!r}, but must be a whole number of at least {minimum}")
+    return value
+
+
+def _loss(metrics: MetricRecord, key: str) -> float:
+    value = _finite(metrics, key)
+    if abs(value) > _MOST:
+        raise ProtocolError("huge-loss", f"{key} is {value:.3g}, but must be from -{_MOST:g} to {_MOST:g}")
     return value
 
 

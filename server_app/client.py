@@ -15,6 +15,8 @@ class Client:
     num_params: int  # K
     node_id: int  # NOWHERE: known from a checkpoint, and not yet back
     facts: dict[str, Any] = field(default_factory=dict)  # what its method asked for and it gave
+    num_train: int = 0  # training samples that it says it has; its replies are held to it
+    num_test: int = 0  # test samples, likewise
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of it: all but its node, which has to come back first."""

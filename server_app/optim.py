@@ -120,10 +120,10 @@ class HyperNetworkOptimizer:
                 group["params"].append(parameter)
 
 
-def mean_delta(deltas: Sequence[tuple[Tensor, int]]) -> Tensor:
-    """Mean of deltas [K] of one model, weighted by the samples that each came from: sum_i (m_i / M) delta_i.
+def mean_delta(deltas: Sequence[tuple[Tensor, int | float]]) -> Tensor:
+    """Weighted mean of deltas [K] of one model: sum_i (m_i / M) delta_i, with m_i the samples that each came from.
 
     The global step of Algorithm 2 (Equation 6) and FedAvg take it. `deltas` holds (delta_i, m_i) and is not empty.
     """
-    total = sum(num_examples for _, num_examples in deltas)  # M
-    return torch.stack([num_examples / total * delta for delta, num_examples in deltas]).sum(dim=0)
+    total = sum(weight for _, weight in deltas)  # M
+    return torch.stack([weight / total * delta for delta, weight in deltas]).sum(dim=0)

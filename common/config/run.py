@@ -109,6 +109,18 @@ class Config:
     min_clients: int = option(2, "clients that must be connected for a round to start", minimum=1)
     evaluate_every: int = option(1, "rounds between evaluations", minimum=1)
     max_params: int = option(100_000_000, "refuse clients with more parameters (K) than this", minimum=1)
+    max_samples: int = option(
+        10_000_000,
+        "refuse clients that say they have more training samples, or more test samples, than this",
+        minimum=1,
+    )
+    max_client_weight: float = option(
+        0.5,
+        "largest share that one site has of the weight of a mean over clients, whatever its samples; simulated clients "
+        "have no limit",
+        above=0,
+        maximum=1,
+    )
     checkpoint_every: int = option(
         50, "rounds between checkpoints; the last round has one too; 0 writes none", minimum=0
     )

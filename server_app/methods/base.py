@@ -9,7 +9,7 @@ import copy
 import logging
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -34,16 +34,31 @@ class Reply:
     num_examples: int  # m_i
 
 
+Weigh = Callable[[Mapping[str, int]], Mapping[str, int | float]]
+
+
 class Replies(dict[str, Reply]):
-    """The good replies to an exchange by client key, in the keys' natural order, whoever answered first."""
+    """The good replies to an exchange by client key, in the keys' natural order, whoever answered first.
+
+    `weigh` makes weights of the clients' numbers of samples, by client; by default these are the weights.
+    """
+
+    def __init__(self, replies: Mapping[str, Reply] | Iterable[tuple[str, Reply]] = (), weigh: Weigh = dict) -> None:
+        super().__init__(replies)
+        self._weigh = weigh
 
     def of(self, name: str) -> dict[str, Tensor]:
         """One array of each reply, by client."""
         return {key: reply.arrays[name] for key, reply in self.items()}
 
-    def weighted(self, name: str) -> list[tuple[Tensor, int]]:
-        """One array of each reply, with the number m_i of samples behind it."""
-        return [(reply.arrays[name], reply.num_examples) for reply in self.values()]
+    def weighted(self, name: str, among: Collection[str] | None = None) -> list[tuple[Tensor, int | float]]:
+        """One array of each reply, with its weight in a mean over these clients, all or those `among` them.
+
+        The weight is the number m_i of samples behind it. On real sites, which may claim any number, no client has a
+        larger share of all weights than `max-client-weight`.
+        """
+        counts = {key: reply.num_examples for key, reply in self.items() if among is None or key in among}
+        return [(self[key].arrays[name], weight) for key, weight in self._weigh(counts).items()]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from common.protocol import DELTA, THETA
 from common.schema import Schema, Vector
 from common.settings import Bounded
 from server_app.client import Client
-from server_app.methods.base import Exchange, Exchanges, Method, Replies
+from server_app.methods.base import Exchange, Exchanges, Method
 from server_app.optim import mean_delta
 
 
@@ -40,9 +40,9 @@ class FedAvg(Method):
         """w = sum_i (m_i / M) w_i over the clients of each K, as w - sum_i (m_i / M) (w - w_i)."""
         replies = yield Exchange("personal", to=cohort, send=self.average, expect=_delta, deploys=True)
         for num_params in self.averages:
-            group = Replies({key: each for key, each in replies.items() if len(each.arrays[DELTA]) == num_params})
+            group = [key for key, delta in replies.of(DELTA).items() if len(delta) == num_params]
             if group:
-                self.averages[num_params] = self.averages[num_params] - mean_delta(group.weighted(DELTA))
+                self.averages[num_params] = self.averages[num_params] - mean_delta(replies.weighted(DELTA, group))
 
     def deploy(self, clients: Sequence[Client]) -> Exchanges:
         """The average of the client's group."""

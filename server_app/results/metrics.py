@@ -7,6 +7,7 @@ from typing import Any
 
 from common.evaluation import Evaluation
 from server_app.results.record import PHASES, RoundRecord
+from server_app.weights import capped_weights
 
 METRIC_KEYS = (  # of every line
     "round",
@@ -26,7 +27,7 @@ METRIC_KEYS = (  # of every line
     "client-train-loss",
     "failure-list",
 )
-OPTIONAL_KEYS = ("accuracy-known", "epsilon", "client-privacy")
+OPTIONAL_KEYS = ("accuracy-known", "epsilon", "client-privacy", "capped-clients", "client-capped")
 
 
 def round_metrics(record: RoundRecord, known: Collection[str] = ()) -> dict[str, Any]:
@@ -34,13 +35,16 @@ def round_metrics(record: RoundRecord, known: Collection[str] = ()) -> dict[str,
 
     `accuracy` is all correct answers over all test samples. `accuracy-mean`, `accuracy-std` (of the population) and
     `accuracy-worst10` (mean of the worst tenth, rounded down, at least one client) are over clients. Losses are means a
-    sample. What there is no value for, or no finite one, is None.
+    sample; in those of training no client weighs more than the record's `max_client_weight`. What there is no value
+    for, or no finite one, is None.
 
     `known` are the keys of the clients that an adapt run only evaluates. They count in `accuracy-known`, defined as
     `accuracy` and there only if a client is known, and in none of the other accuracies, nor in `loss`. `NAME-loss` and
     `NAME-clients` are there for each name in `record.extra_losses` under which a client's update was used; `epsilon`,
     the largest of any client, and `client-privacy`, each client's epsilon and delta, only if a client sent noised
-    vectors. The record's `numbers` are there under their own names.
+    vectors; `capped-clients`, the number of clients whose weight in a mean over clients was cut, and `client-capped`,
+    the share of the samples that each of them claims, only if there are any. The record's `numbers` are there under
+    their own names.
 
     Raises
     ------
@@ -56,7 +60,7 @@ def round_metrics(record: RoundRecord, known: Collection[str] = ()) -> dict[str,
         "accuracy-std": finite(_population_std(accuracies)),
         "accuracy-worst10": finite(mean(accuracies[: max(1, len(accuracies) // 10)])),
         "loss": finite(_weighted_mean((evaluation.loss, evaluation.total) for evaluation in evaluations)),
-        "train-loss": finite(_weighted_mean(record.train_losses.values())),
+        "train-loss": finite(_mean_loss(record.train_losses, record.max_client_weight)),
         "clients": len(record.train_losses),
         "failures": dict(Counter(failure.reason for failure in record.failures)),
         "bytes-down": record.bytes_down,
@@ -75,11 +79,14 @@ def round_metrics(record: RoundRecord, known: Collection[str] = ()) -> dict[str,
     _check_names(record)
     for name, losses in record.extra_losses.items():
         if losses:
-            line[f"{name}-loss"] = finite(_weighted_mean(losses.values()))
+            line[f"{name}-loss"] = finite(_mean_loss(losses, record.max_client_weight))
             line[f"{name}-clients"] = len(losses)
     if record.privacy:
         line["epsilon"] = finite(max(epsilon for epsilon, _ in record.privacy.values()))
         line["client-privacy"] = {key: [finite(epsilon), delta] for key, (epsilon, delta) in record.privacy.items()}
+    if record.capped:
+        line["capped-clients"] = len(record.capped)
+        line["client-capped"] = {key: finite(share) for key, share in record.capped.items()}
     return line | {name: finite(number) for name, number in record.numbers.items()}
 
 
@@ -112,6 +119,12 @@ def _check_names(record: RoundRecord) -> None:
             raise ValueError(f"numbers {name!r}: a round's metrics have a {name!r} already: use another name")
 
 
+def _mean_loss(losses: Mapping[str, tuple[float, int]], max_client_weight: float) -> float | None:
+    """Return the mean of training losses, given by client as (loss, samples)."""
+    weights = capped_weights({key: samples for key, (_, samples) in losses.items()}, max_client_weight)
+    return _weighted_mean((loss, weights[key]) for key, (loss, _) in losses.items())
+
+
 def _accuracy(evaluations: Iterable[Evaluation]) -> float | None:
     return _weighted_mean((evaluation.accuracy, evaluation.total) for evaluation in evaluations)
 
@@ -121,7 +134,7 @@ def _population_std(values: Sequence[float]) -> float | None:
     return None if center is None else math.sqrt(sum((value - center) ** 2 for value in values) / len(values))
 
 
-def _weighted_mean(pairs: Iterable[tuple[float, int]]) -> float | None:
+def _weighted_mean(pairs: Iterable[tuple[float, int | float]]) -> float | None:
     """Return the mean of values with weights, given as (value, weight)."""
     pairs = list(pairs)
     total = sum(weight for _, weight in pairs)

@@ -70,13 +70,19 @@ class Run:
         rounds, state = self.metrics[-1]["round"], "finished" if self.summary else "not finished"
         return (
             f"<Run {str(self.run_dir)!r}: {self.config.get('method', 'unknown method')}, "
-            f"round {rounds}, accuracy {format_decimals(self.accuracy)}, {state}>"
+            f"round {rounds}, mean accuracy {format_decimals(self.accuracy_mean)}, {state}>"
         )
 
     @property
     def accuracy(self) -> float | None:
         """The accuracy over all test samples after the last round that was evaluated; None before any."""
         last: float | None = self.evaluated[-1]["accuracy"] if self.evaluated else None
+        return last
+
+    @property
+    def accuracy_mean(self) -> float | None:
+        """The mean over clients of their accuracies after that round; None before any."""
+        last: float | None = self.evaluated[-1]["accuracy-mean"] if self.evaluated else None
         return last
 
     @property
@@ -114,8 +120,9 @@ class Run:
 
         None stands for what was never evaluated. The best of a number is its maximum over rounds, so that
         `best-accuracy-mean` may be of another round than `best-accuracy`. `last-accuracy-known` is there only if
-        there are known clients, and is of the last round after which any of them was evaluated. `epsilon`, `delta`
-        (each the largest of any client) and `noised-clients` are there only if a client sent noised vectors.
+        there are known clients, and is of the last round after which any of them was evaluated. `epsilon` and `delta`
+        (each the largest of any client), `epsilon-client` (whose epsilon it is) and `noised-clients` are there only if
+        a client sent noised vectors.
         """
         best, best_mean = self.best("accuracy"), self.best("accuracy-mean")
         last = self.evaluated[-1] if self.evaluated else None
@@ -125,7 +132,8 @@ class Run:
             "last-accuracy": self.accuracy,
             "last-round": last["round"] if last else None,
             "best-accuracy-mean": best_mean["accuracy-mean"] if best_mean else None,
-            "last-accuracy-mean": last["accuracy-mean"] if last else None,
+            "best-mean-round": best_mean["round"] if best_mean else None,
+            "last-accuracy-mean": self.accuracy_mean,
             "last-accuracy-std": last["accuracy-std"] if last else None,
             "last-accuracy-worst10": last["accuracy-worst10"] if last else None,
             "rounds": self.metrics[-1]["round"],
@@ -136,7 +144,8 @@ class Run:
         }
         noised = [row for row in self.clients if row.epsilon is not None]
         if noised:
-            headline["epsilon"] = max(row.epsilon or 0.0 for row in noised)
+            worst = max(noised, key=lambda row: row.epsilon or 0.0)
+            headline["epsilon"], headline["epsilon-client"] = worst.epsilon, worst.client
             headline["delta"] = max(row.delta or 0.0 for row in noised)
             headline["noised-clients"] = len(noised)
         if self.has_known_clients:

@@ -40,6 +40,10 @@ class RoundRecord:
     privacy: dict[str, tuple[float, float]] = field(default_factory=dict)
     # What else the method has to tell, by a kebab-case name ("server-loss") that no other number of a round has.
     numbers: dict[str, float] = field(default_factory=dict)
+    # The largest share that one client has of the weights of a mean over clients; 1: whatever its samples give it.
+    max_client_weight: float = 1.0
+    # The share of the samples that each client claims whose weight was cut to this, the largest of several means.
+    capped: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RoundRecord:

@@ -47,6 +47,7 @@ def write_report(run_dir: Path) -> Path:
         heat_map=png(draw_partition(run.partition)) if run.partition else None,
         mean_seconds={phase: fmean(line["seconds"][phase] for line in run.metrics) for phase in (*PHASES, "total")},
         failures=_failures_by_reason(run),
+        capped=_capped_clients(run),
     )
     path = run_dir / "report.html"
     write_text(path, page)
@@ -84,13 +85,16 @@ def final_table(run_dir: Path) -> str:
     text[1:1] = [rule]
     text[-1:-1] = [rule]
     text.append("(means over clients)")
-    of_new = " of new clients" if run.has_known_clients else ""
+    new = "new " if run.has_known_clients else ""
     if run.evaluated:
-        text.append(
-            f"over all test samples{of_new}: best accuracy {headline['best-accuracy']:.3f} "
-            f"in round {headline['best-round']}, "
-            f"last {headline['last-accuracy']:.3f} in round {headline['last-round']}"
-        )
+        for what, accuracy, best_round in (
+            (f"mean over {new}clients", "accuracy-mean", "best-mean-round"),
+            (f"over all test samples{' of new clients' if new else ''}", "accuracy", "best-round"),
+        ):
+            text.append(
+                f"{what}: best accuracy {headline[f'best-{accuracy}']:.3f} in round {headline[best_round]}, "
+                f"last {headline[f'last-{accuracy}']:.3f} in round {headline['last-round']}"
+            )
     else:
         text.append("no new client was evaluated" if run.has_known_clients else "no round was evaluated")
     if headline.get("last-accuracy-known") is not None:
@@ -103,8 +107,18 @@ def final_table(run_dir: Path) -> str:
 def _privacy_sentence(headline: dict[str, Any]) -> str:
     return (
         f"differential privacy of all deltas sent: epsilon {headline['epsilon']:.4g}, delta {headline['delta']:g} "
-        f"(the worst of {headline['noised-clients']} clients that add noise; {headline['clients']} in all)"
+        f"(client {headline['epsilon-client']}, the worst of {headline['noised-clients']} clients that add noise; "
+        f"{headline['clients']} in all)"
     )
+
+
+def _capped_clients(run: Run) -> list[dict[str, Any]]:
+    """Return the clients whose weight was cut: the largest share of the samples that they claimed, and how often."""
+    shares: dict[str, list[float]] = {}
+    for line in run.metrics:
+        for client, share in line.get("client-capped", {}).items():
+            shares.setdefault(client, []).append(share)
+    return [{"client": client, "share": max(each), "rounds": len(each)} for client, each in shares.items()]
 
 
 def _failures_by_reason(run: Run) -> list[dict[str, Any]]:

@@ -74,21 +74,24 @@ Mode adapt: what the hypernetwork learned in training is frozen; new clients
 {{ headline.rounds }} and reloads itself every {{ refresh_seconds }} seconds.</p>
 {% endif %}
 
-{% set best_round = "not evaluated yet" if headline["best-round"] is none else "round %d" % headline["best-round"] %}
+{% set best = headline["best-mean-round"] %}
+{% set best_round = "not evaluated yet" if best is none else "round %d" % best %}
 {% set has_known = run.has_known_clients %}
 {% set of_new = " of new clients" if has_known else "" %}
 {% set last_round = "not evaluated yet" if headline["last-round"] is none else "round %d" % headline["last-round"] %}
 <dl class="cards">
-<div><dt>Best accuracy{{ of_new }}</dt><dd>{{ headline["best-accuracy"] | accuracy }}
+<div><dt>Best mean over {{ "new " if has_known }}clients</dt><dd>{{ headline["best-accuracy-mean"] | accuracy }}
 <small>{{ best_round }}
 </small></dd></div>
-<div><dt>Last accuracy{{ of_new }}</dt><dd>{{ headline["last-accuracy"] | accuracy }}
-<small>{{ last_round }}{{ "; known clients " ~ (headline["last-accuracy-known"] | accuracy) if has_known }}
-</small></dd></div>
-<div><dt>Mean over {{ "new " if has_known }}clients</dt><dd>{{ headline["last-accuracy-mean"] | accuracy }}
+<div><dt>Last mean over {{ "new " if has_known }}clients</dt><dd>{{ headline["last-accuracy-mean"] | accuracy }}
 <small>{{ last_round }}, std {{ headline["last-accuracy-std"] | accuracy }}</small></dd></div>
 <div><dt>Worst 10 % of {{ "new " if has_known }}clients</dt><dd>{{ headline["last-accuracy-worst10"] | accuracy }}
 <small>{{ last_round }}, their mean</small></dd></div>
+<div><dt>All test samples{{ of_new }}</dt><dd>{{ headline["last-accuracy"] | accuracy }}
+<small>{{ last_round }}{{ ", best %.3f in round %d" % (headline["best-accuracy"], headline["best-round"])
+if headline["best-round"] is not none }}
+{{- "; known clients " ~ (headline["last-accuracy-known"] | accuracy) if has_known }}
+</small></dd></div>
 <div><dt>Rounds</dt><dd>{{ headline.rounds }}{{ " of %d" % planned if planned }}
 <small>{{ "finished" if run.summary else "not finished" }}</small></dd></div>
 <div><dt>Wall time</dt><dd>{{ headline["wall-seconds"] | duration }}
@@ -99,7 +102,7 @@ Mode adapt: what the hypernetwork learned in training is frozen; new clients
 <small>{{ (headline["bytes-up"] / run.metrics | length) | bytes }} a round</small></dd></div>
 {% if "epsilon" in headline %}
 <div><dt>Differential privacy</dt><dd>ε {{ "%.4g" | format(headline.epsilon) }}
-<small>δ {{ "%g" | format(headline.delta) }}, of all deltas sent; the worst of
+<small>δ {{ "%g" | format(headline.delta) }}, of all deltas sent; client {{ headline["epsilon-client"] }}, the worst of
 {{ headline["noised-clients"] }} clients that add noise</small></dd></div>
 {% endif %}
 </dl>
@@ -168,6 +171,14 @@ samples. Best rounds are chosen on these same test samples.
 </tbody>
 </table>
 </div>
+{% if capped %}
+<p class="note">No client weighs more than max-client-weight ({{ run.config.get("max-client-weight") }}) in a mean over
+clients, which cut:
+{% for each in capped %}
+{{ each.client }} (claims {{ "%.1f" | format(100 * each.share) }} % of the samples;
+{{ each.rounds }} round{{ "s" if each.rounds > 1 }}){{ ", " if not loop.last else "." }}
+{% endfor %}</p>
+{% endif %}
 </section>
 
 {% if heat_map %}

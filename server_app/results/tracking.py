@@ -162,8 +162,8 @@ class RunTracker:
         if line["accuracy"] is None:
             accuracy = "not evaluated"
         else:
-            over_clients = f"mean {line['accuracy-mean']:.3f}, worst 10 % {line['accuracy-worst10']:.3f}"
-            accuracy = f"accuracy {line['accuracy']:.3f} ({over_clients})"
+            beside = f"worst 10 % {line['accuracy-worst10']:.3f}, all samples {line['accuracy']:.3f}"
+            accuracy = f"mean accuracy {line['accuracy-mean']:.3f} ({beside})"
         asked = record.train_losses.keys() | {failure.client for failure in record.failures}
         parts = [f"round {record.round:>3}/{self.num_rounds}", accuracy]
         if line.get("accuracy-known") is not None:
@@ -210,7 +210,7 @@ class RunTracker:
 
     def _write_events(self, record: RoundRecord, line: dict[str, Any]) -> None:
         scalars = {key: line[key] for key in ("accuracy", "accuracy-mean", "accuracy-worst10", "loss", "train-loss")}
-        scalars |= {key: line.get(key) for key in ("accuracy-known", "epsilon")}
+        scalars |= {key: line.get(key) for key in ("accuracy-known", "epsilon", "capped-clients")}
         scalars |= {key: line[key] for name in extra_losses(line) for key in (f"{name}-loss", f"{name}-clients")}
         scalars |= {name: line[name] for name in record.numbers}
         scalars |= {"bytes/down": line["bytes-down"], "bytes/up": line["bytes-up"]}

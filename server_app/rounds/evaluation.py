@@ -41,8 +41,9 @@ class Evaluations:
         self._results |= results
 
     def publish(self, trained: set[str], result: Result) -> float | None:
-        """Write down the record that waits; return the accuracy over the test samples of the clients that train.
+        """Write down the record that waits; return the mean accuracy over the clients that train.
 
+        Over clients and not over samples, whose number is a client's own word: one of n moves it by 1 / n at most.
         None: none of them was tested. In mode adapt the others are those that the checkpoint knew.
         """
         record = self.waiting
@@ -52,16 +53,17 @@ class Evaluations:
         record.train_losses = _sorted(record.train_losses)
         record.extra_losses = {name: _sorted(losses) for name, losses in record.extra_losses.items()}
         record.privacy = _sorted(record.privacy)
+        record.capped = _sorted(record.capped)
         record.failures.sort(key=lambda failure: natural_order(failure.client))
         self._tracker.log_round(record)
         log(INFO, "%s", self._tracker.progress_line(record))
         tested = [test for key, test in record.evaluations.items() if key in trained]
-        total = sum(test.total for test in tested)
-        if not total:
+        if not tested:
             return None
-        accuracy = sum(test.correct for test in tested) / total
-        result.evaluate_metrics_clientapp[record.round] = MetricRecord({"accuracy": accuracy})
-        return accuracy
+        mean = sum(test.accuracy for test in tested) / len(tested)
+        of_samples = sum(test.correct for test in tested) / sum(test.total for test in tested)
+        result.evaluate_metrics_clientapp[record.round] = MetricRecord({"accuracy": of_samples, "accuracy-mean": mean})
+        return mean
 
     def _is_due(self, server_round: int) -> bool:
         return server_round % self._every == 0 or server_round == self._num_rounds

@@ -1,29 +1,52 @@
 """What happens in the round under way: its record, which all parts add to."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from logging import WARNING
 
 from flwr.common import log
 
 from server_app.results import PHASES, Failure, RoundRecord
+from server_app.weights import capped_weights
 
 
 class RoundLog:
-    """Holds the record of the round under way."""
+    """Holds the record of the round under way.
 
-    def __init__(self) -> None:
+    `max_client_weight` is the largest share that one client has of the weights of a mean over clients.
+    """
+
+    def __init__(self, max_client_weight: float = 1.0) -> None:
         self.record = RoundRecord(0)
+        self._max_client_weight = max_client_weight
+        self._known_as_capped: set[str] = set()  # clients of which it was said that their weight is cut
 
     def open(self, server_round: int) -> None:
         """Begin a round's record."""
-        self.record = RoundRecord(server_round, seconds=dict.fromkeys(PHASES, 0.0))
+        seconds = dict.fromkeys(PHASES, 0.0)
+        self.record = RoundRecord(server_round, seconds=seconds, max_client_weight=self._max_client_weight)
 
     def fail(self, client: str, reason: str, detail: str) -> None:
         """Note that a client lost its round: `reason` is counted, `detail` is a sentence."""
         log(WARNING, "Round %d: client %s: %s: %s", self.record.round, client, reason, detail)
         self.record.failures.append(Failure(client, reason, detail))
+
+    def weigh(self, counts: Mapping[str, int]) -> dict[str, int | float]:
+        """Weights of clients with so many samples in a mean over them; note whose are cut, and say it once a run."""
+        weights = capped_weights(counts, self._max_client_weight)
+        for key in [key for key, count in counts.items() if weights[key] != count]:
+            share = counts[key] / sum(counts.values())
+            self.record.capped[key] = max(share, self.record.capped.get(key, 0.0))
+            if key not in self._known_as_capped:
+                self._known_as_capped.add(key)
+                said = self.record.round, key, 100 * share, 100 * weights[key] / sum(weights.values())
+                log(
+                    WARNING,
+                    "Round %d: client %s claims %.1f %% of the samples, counts %.1f %% (max-client-weight).",
+                    *said,
+                )
+        return weights
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:

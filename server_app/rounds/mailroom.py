@@ -24,6 +24,7 @@ from server_app.methods.base import Exchange, Replies, Reply
 from server_app.rounds.log import RoundLog
 from server_app.rounds.round_trip import OpenRequests, RoundTrip
 
+WRONG_COUNT = "wrong-count"  # the reason of a reply whose counts are not those of the registration
 TTL_MARGIN = 60.0  # seconds that Flower keeps a message beyond the deadline, so that it is ours that ends an exchange
 
 
@@ -79,7 +80,10 @@ class Mailroom:
                 self._note(key, result, exchange, occasion)
         self._owed.add(trip)
         # Sorted, so that the result does not depend on which reply came first.
-        return Replies({key: replies[key] for key in sorted(replies, key=natural_order)}), tests
+        good = Replies({key: replies[key] for key in sorted(replies, key=natural_order)}, self._log.weigh)
+        if _trains(exchange, occasion):
+            self._log.weigh({key: reply.num_examples for key, reply in good.items()})  # as the mean loss does
+        return good, tests
 
     def _free(self, grid: Grid, clients: Sequence[Client]) -> list[Client]:
         """Those who do not work on an earlier request any more; the others lose this exchange."""
@@ -127,6 +131,10 @@ class Mailroom:
             raise ProtocolError("malformed", "the reply to a training exchange holds num-examples and train-loss")
         if occasion.message_type == protocol.DEPLOY and exchange.deploys and occasion.test and not result.evaluation:
             raise ProtocolError("malformed", "the reply to a test holds correct, total and loss")
+        if result.num_examples is not None:
+            _check_count("num-examples", result.num_examples, "train-samples", client.num_train)
+        if result.evaluation:
+            _check_count("total", result.evaluation.total, "test-samples", client.num_test)
         arrays = decode_arrays(content, exchange.expected(client), protocol.upload_form(self._client_settings))
         for name, array in arrays.items():
             self._check_norm(name, array)
@@ -147,6 +155,11 @@ class Mailroom:
             losses[key] = (result.train_loss, result.num_examples)
         if result.privacy:
             record.privacy[key] = (result.privacy.epsilon, result.privacy.delta)
+
+
+def _check_count(key: str, count: int, declared: str, number: int) -> None:
+    if count != number:
+        raise ProtocolError(WRONG_COUNT, f"{key} is {count:,}, but {declared} was {number:,} at registration")
 
 
 def _trains(exchange: Exchange, occasion: Occasion) -> bool:

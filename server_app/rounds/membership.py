@@ -46,7 +46,7 @@ class Membership:
         joined: Callable[[Client], None],
         nodes_may_come: bool,
     ) -> None:
-        self.registry = Registry(config.max_params)
+        self.registry = Registry(config.max_params, config.max_samples)
         self.deadline = config.deadline
         self._config = config
         self._method = method

@@ -12,23 +12,31 @@ KEY_IN_USE = "key-in-use"
 class Registry:
     """The registered clients, found by key or by the node that they speak through.
 
-    `max_params` is the largest K that is admitted.
+    `max_params` is the largest K that is admitted, `max_samples` the largest number of samples of each kind.
     """
 
-    def __init__(self, max_params: int) -> None:
+    def __init__(self, max_params: int, max_samples: int) -> None:
         self._max_params = max_params
+        self._max_samples = max_samples
         self._clients: dict[str, Client] = {}
 
     def admit(self, registration: Registration, node_id: int, live_nodes: Collection[int]) -> Client:
         """Register a client, or find the known one that comes back through another node.
 
-        Raises ProtocolError for a K that is too large, when a live node already holds the key, or when a known client
-        changes its K.
+        One that comes back may have other numbers of samples than before.
+
+        Raises ProtocolError for a K or a number of samples that is too large, when a live node already holds the key,
+        or when a known client changes its K.
         """
         if registration.num_params > self._max_params:
             raise ProtocolError(
                 "too-large", f"num-params is {registration.num_params:,}, above max-params ({self._max_params:,})"
             )
+        for key, count in (("train-samples", registration.num_train), ("test-samples", registration.num_test)):
+            if count > self._max_samples:
+                raise ProtocolError(
+                    "too-many-samples", f"{key} is {count:,}, above max-samples ({self._max_samples:,})"
+                )
         known = self._clients.get(registration.client_key)
         if known is None:
             known = Client(registration.client_key, registration.num_params, node_id, dict(registration.facts))
@@ -43,6 +51,7 @@ class Registry:
                 f"num-params was {known.num_params} and is now {registration.num_params}: use a new client key",
             )
         known.node_id = node_id
+        known.num_train, known.num_test = registration.num_train, registration.num_test
         return known
 
     def restore(self, client: Client) -> None:

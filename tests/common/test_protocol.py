@@ -65,17 +65,19 @@ def request(instructions=INSTRUCTIONS, told=SETTINGS, arrays=()):
 # Registration
 
 FACTS = {"global-num-params": Whole(1, 2**40), "group": Label()}
+COUNTS = {"train-samples": 30, "test-samples": 10}
+OWN = {"client-key": "a", "num-params": 5} | COUNTS
 
 
 def test_a_registration_arrives_as_it_was_sent():
-    registration = Registration("0b5b1a04-7c5b-4f0e-9f0a-3f2f3f1f0e1d", 239_856)
+    registration = Registration("0b5b1a04-7c5b-4f0e-9f0a-3f2f3f1f0e1d", 239_856, 300, 100)
     assert decode_registration(wired(encode_registration(registration))) == registration
 
 
-def test_a_registration_tells_k_and_the_client_key_and_nothing_else():
-    content = encode_registration(Registration("client-7", 12))
+def test_a_registration_tells_key_k_and_numbers_of_samples_and_nothing_else():
+    content = encode_registration(Registration("client-7", 12, 30, 10))
     assert {name: dict(record) for name, record in content.items()} == {
-        "registration": {"client-key": "client-7", "num-params": 12}
+        "registration": {"client-key": "client-7", "num-params": 12, "train-samples": 30, "test-samples": 10}
     }
     assert payload_bytes(content) == 0
 
@@ -84,9 +86,9 @@ def test_a_registration_tells_k_and_the_client_key_and_nothing_else():
     "facts", [{"global-num-params": 3}, {"group": "b"}, {"global-num-params": 3, "group": "b"}, {}]
 )
 def test_facts_that_the_method_asks_for_travel_where_a_client_gives_them(facts):
-    registration = Registration("a", 5, facts)
+    registration = Registration("a", 5, 30, 10, facts)
     content = encode_registration(registration)
-    assert dict(content["registration"]) == {"client-key": "a", "num-params": 5} | facts
+    assert dict(content["registration"]) == OWN | facts
     assert decode_registration(wired(content), FACTS) == registration
 
 
@@ -94,27 +96,27 @@ def test_facts_that_the_method_asks_for_travel_where_a_client_gives_them(facts):
     "record",
     [
         {},
-        {"client-key": "a"},
-        {"num-params": 5},
-        {"client-key": "a", "num-params": 5, "model": "lenet"},
-        {"client_key": "a", "num_params": 5},
-        {"client-key": "a", "global-num-params": 5},
-        {"num-params": 5, "group": "b"},
-        {"client-key": "a", "num-params": 5, "global-num-params": 3, "group": "b", "model": "lenet"},
-        {"client-key": "a", "num-params": 5, "": 5},
+        *({key: value for key, value in OWN.items() if key != left_out} for left_out in OWN),
+        {"client-key": "a", "num-params": 5},
+        {"client_key": "a", "num_params": 5} | COUNTS,
+        OWN | {"model": "lenet"},
+        {"client-key": "a", "global-num-params": 5} | COUNTS,
+        {"num-params": 5, "group": "b"} | COUNTS,
+        OWN | {"global-num-params": 3, "group": "b", "model": "lenet"},
+        OWN | {"": 5},
     ],
 )
 @pytest.mark.parametrize("facts", [None, FACTS])
 def test_a_registration_with_other_keys_is_malformed(record, facts):
     error = error_of(decode_registration, RecordDict({"registration": ConfigRecord(record)}), facts)
     assert error.reason == "malformed"
-    assert "client-key and num-params" in error.detail
+    assert "client-key and num-params and test-samples and train-samples" in error.detail
     assert ("perhaps global-num-params, group" in error.detail) == bool(facts)
 
 
 @pytest.mark.parametrize("fact", FACTS)
 def test_a_fact_that_nobody_asked_for_is_malformed(fact):
-    content = encode_registration(Registration("a", 5, {fact: "b"}))
+    content = encode_registration(Registration("a", 5, 30, 10, {fact: "b"}))
     assert error_of(decode_registration, content).reason == "malformed"
     rest = {key: each for key, each in FACTS.items() if key != fact}
     assert error_of(decode_registration, content, rest).reason == "malformed"
@@ -122,16 +124,17 @@ def test_a_fact_that_nobody_asked_for_is_malformed(fact):
 
 def test_a_fact_that_the_method_needs_must_be_given():
     facts = {"group": Label(required=True)}
-    error = error_of(decode_registration, encode_registration(Registration("a", 5)), facts)
-    assert error.detail == "a registration holds client-key and group and num-params, no more"
-    given_it = Registration("a", 5, {"group": "b"})
+    error = error_of(decode_registration, encode_registration(Registration("a", 5, 30, 10)), facts)
+    expected = "client-key and group and num-params and test-samples and train-samples"
+    assert error.detail == f"a registration holds {expected}, no more"
+    given_it = Registration("a", 5, 30, 10, {"group": "b"})
     assert decode_registration(encode_registration(given_it), facts) == given_it
 
 
-@pytest.mark.parametrize("key", ["num-params", "global-num-params"])
+@pytest.mark.parametrize("key", ["num-params", "global-num-params", *COUNTS])
 @pytest.mark.parametrize("number", [0, -1, True, False, 5.0, math.nan, "5", b"5", [5], [], 2**62 + 1])
-def test_a_registration_whose_k_is_no_positive_whole_number_is_malformed(key, number):
-    content = RecordDict({"registration": ConfigRecord({"client-key": "a", "num-params": 5, key: number})})
+def test_a_registration_whose_number_of_something_is_no_positive_whole_number_is_malformed(key, number):
+    content = RecordDict({"registration": ConfigRecord(OWN | {key: number})})
     error = error_of(decode_registration, content, FACTS)
     assert error.reason == "malformed"
     assert f"{key} is {number!r}" in error.detail
@@ -140,7 +143,7 @@ def test_a_registration_whose_k_is_no_positive_whole_number_is_malformed(key, nu
 @pytest.mark.parametrize("key", ["client-key", "group"])
 @pytest.mark.parametrize("label", ["", "a" * 65, "a b", "a/b", "a\n", "ü", "../../etc/x", 5, True, b"a", ["a"]])
 def test_a_label_that_is_not_a_short_plain_word_is_malformed(key, label):
-    content = RecordDict({"registration": ConfigRecord({"client-key": "a", "num-params": 5, key: label})})
+    content = RecordDict({"registration": ConfigRecord(OWN | {key: label})})
     error = error_of(decode_registration, content, FACTS)
     assert error.reason == "malformed"
     assert error.detail.startswith(f"a {key} is ")
@@ -148,7 +151,7 @@ def test_a_label_that_is_not_a_short_plain_word_is_malformed(key, label):
 
 @pytest.mark.parametrize("key", ["7", "a" * 64, "A.b_c-d"])
 def test_a_short_plain_word_is_a_client_key_and_a_group(key):
-    for registration in (Registration(key, 1), Registration("a", 1, {"group": key})):
+    for registration in (Registration(key, 1, 1, 1), Registration("a", 1, 1, 1, {"group": key})):
         assert decode_registration(encode_registration(registration), FACTS) == registration
 
 
@@ -525,7 +528,8 @@ def test_a_result_says_nothing_of_what_was_not_done():
         *[("train-loss", value, "not-finite") for value in (math.nan, math.inf, -math.inf)],
         *[("loss", value, "malformed") for value in (2, [2.0])],
         *[("loss", value, "not-finite") for value in (math.nan, math.inf, -math.inf)],
-        *[("privacy-epsilon", value, "malformed") for value in (2, [2.0], -0.5)],
+        *[(key, value, "huge-loss") for key in ("train-loss", "loss") for value in (1.01e12, -1.01e12, 1.7e308)],
+        *[("privacy-epsilon", value, "malformed") for value in (2, [2.0], -0.5, 1.01e12, 1e300)],
         *[("privacy-epsilon", value, "not-finite") for value in (math.nan, math.inf)],
         *[("privacy-delta", value, "malformed") for value in (2, [2.0], 0.0, 1.0, -0.5)],
         *[("privacy-delta", value, "not-finite") for value in (math.nan, math.inf)],
@@ -537,6 +541,12 @@ def test_a_wrong_count_or_loss_is_refused_by_name(key, value, reason):
     error = error_of(decode_result, content)
     assert error.reason == reason
     assert f"{key} " in error.detail
+
+
+@pytest.mark.parametrize("loss", [1e12, -1e12])
+def test_a_loss_and_an_epsilon_may_be_large(loss):
+    result = Result(5, loss, Evaluation(1, 2, loss), PrivacySpent(1e12, 0.5))
+    assert decode_result(encode_result(result)) == result
 
 
 @pytest.mark.parametrize("key", ["total", "loss", "privacy-delta"])
@@ -576,7 +586,7 @@ def test_a_message_without_metrics_is_malformed(content):
     contents(
         "registration",
         ConfigRecord,
-        encode_registration(Registration("a", 5, {"global-num-params": 3, "group": "b"})),
+        encode_registration(Registration("a", 5, 30, 10, {"global-num-params": 3, "group": "b"})),
         CONFIG_VALUES,
     ),
     st.sampled_from([None, FACTS, {"group": Label(required=True)}]),
@@ -584,7 +594,7 @@ def test_a_message_without_metrics_is_malformed(content):
 def test_whatever_arrives_as_a_registration_is_one_or_a_protocol_error(content, facts):
     with only_protocol_errors():
         registration = decode_registration(content, facts)
-        assert registration.num_params >= 1
+        assert min(registration.num_params, registration.num_train, registration.num_test) >= 1
         assert 1 <= len(registration.client_key) <= 64
         assert set(registration.facts) <= set(facts or {})
         assert registration.facts.get("global-num-params", 1) >= 1
@@ -630,12 +640,12 @@ def test_whatever_arrives_as_a_result_is_one_or_a_protocol_error(content):
     with only_protocol_errors():
         result = decode_result(content)
         assert result.num_examples is None or result.num_examples >= 1
-        assert result.train_loss is None or math.isfinite(result.train_loss)
+        assert result.train_loss is None or abs(result.train_loss) <= 1e12
         if result.evaluation:
             assert 0 <= result.evaluation.accuracy <= 1
-            assert math.isfinite(result.evaluation.loss)
+            assert abs(result.evaluation.loss) <= 1e12
         if result.privacy:
-            assert 0 <= result.privacy.epsilon < math.inf
+            assert 0 <= result.privacy.epsilon <= 1e12
             assert 0 < result.privacy.delta < 1
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from common.errors import ProtocolError
 
-REASONS = {"malformed", "wrong-dtype", "wrong-length", "not-finite", "out-of-range", "version"}
+REASONS = {"malformed", "wrong-dtype", "wrong-length", "not-finite", "huge-loss", "out-of-range", "version"}
 HEADER_BYTES = 128  # of NumPy's file format, for a vector
 THREE = np.array([1, 2, 3], np.float32)
 PAYLOAD = THREE.tobytes()

@@ -27,6 +27,7 @@ from server_app.strategy import FederationStrategy
 
 NUM_CLIENTS = 4
 SIZES = {"0": 50, "1": 90, "2": 50, "3": 20}  # K of the scripted clients
+NUM_TEST = 100  # their test samples
 HEADER_BYTES = 128  # of NumPy's file format, for a vector
 
 # Kinds of requests: registration, exchanges of a round by their names, and the two occasions of the exchange "deploy".
@@ -232,10 +233,11 @@ class Scripted:
         if message.metadata.message_type == protocol.REGISTER:
             asked = protocol.decode_greeting(message.content).facts
             facts = {name: value for name, value in self.facts.get(key, {}).items() if name in asked}
-            content = protocol.encode_registration(Registration(key, self.sizes[key], facts))
+            registration = Registration(key, self.sizes[key], num_examples(key), NUM_TEST, facts)
+            content = protocol.encode_registration(registration)
             return Message(content, reply_to=message)
         instructions = told(message)
-        evaluation = Evaluation(round_of(message), 100, 0.5) if instructions.test else None
+        evaluation = Evaluation(round_of(message), NUM_TEST, 0.5) if instructions.test else None
         return self.exchange(key, message, instructions, evaluation)
 
     def exchange(self, key, message, instructions, evaluation):

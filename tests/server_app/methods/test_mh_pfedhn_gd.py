@@ -432,7 +432,8 @@ def test_real_clients_send_a_group_with_heads_by_architecture_and_k_g_with_a_glo
             [{}, {"heads": "by-architecture", "method": "mh-pfedhn-g"}, {"method": "mh-pfedhn-gd", "gd_fraction": 0.67}]
         )
     ]
-    assert all(set(each) == {"client-key", "num-params"} for each in plain.values())
+    always = {"client-key", "num-params", "train-samples", "test-samples"}
+    assert all(set(each) == always for each in plain.values())
     by_architecture, some_deploy = others
     assert all(set(each) == {*plain["0"], "group", "global-num-params"} for each in by_architecture.values())
     groups = {key: each["group"] for key, each in by_architecture.items()}

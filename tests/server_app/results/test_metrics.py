@@ -33,6 +33,20 @@ def test_round_metrics_of_three_clients():
     }
 
 
+def test_no_client_has_a_larger_share_of_a_mean_loss_than_max_client_weight():
+    losses = {"a": (1.0, 30), "b": (2.0, 10), "c": (8.0, 10**7)}
+    capped = RoundRecord(1, train_losses=losses, extra_losses={"global": losses}, max_client_weight=0.5)
+    line = round_metrics(capped)
+    assert line["train-loss"] == line["global-loss"] == 4.625  # (30 * 1 + 10 * 2 + 40 * 8) / 80
+    assert round_metrics(RoundRecord(1, train_losses=losses))["train-loss"] == pytest.approx(8.0, abs=1e-4)
+
+
+def test_clients_whose_weight_was_cut_are_counted_and_named_where_there_are_any():
+    line = round_metrics(RoundRecord(1, capped={"a": 0.75, "b": 2 / 3}))
+    assert (line["capped-clients"], line["client-capped"]) == (2, {"a": 0.75, "b": 0.666667})
+    assert not {"capped-clients", "client-capped"} & round_metrics(RoundRecord(1)).keys()
+
+
 @pytest.mark.parametrize(("clients", "expected"), [(1, 0.0), (19, 0.0), (20, 0.005), (30, 0.01)])
 def test_worst_tenth_is_rounded_down_but_never_empty(clients, expected):
     evaluations = {str(i): Evaluation(i, 100, 1.0) for i in range(clients)}  # accuracies 0.00, 0.01, 0.02 ...

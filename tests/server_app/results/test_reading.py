@@ -61,20 +61,22 @@ def test_a_run_offers_its_metrics_and_its_last_accuracy(make_run):
 
 def test_accuracy_is_that_of_the_last_round_that_was_evaluated(tracker):
     tracker.log_round(record(1))
-    assert read_run(tracker.run_dir).accuracy is None
+    run = read_run(tracker.run_dir)
+    assert (run.accuracy, run.accuracy_mean) == (None, None)
     tracker.log_round(record(2, correct=(2, 6, 20)))
     tracker.log_round(record(3))
-    assert read_run(tracker.run_dir).accuracy == 0.7
+    run = read_run(tracker.run_dir)
+    assert (run.accuracy, run.accuracy_mean) == (0.7, 0.6)
 
 
 def test_a_run_shows_itself_in_a_line(tracker):
     tracker.log_round(record(1))
     assert repr(read_run(tracker.run_dir)) == (
-        f"<Run '{tracker.run_dir}': mh-pfedhn, round 1, accuracy –, not finished>"
+        f"<Run '{tracker.run_dir}': mh-pfedhn, round 1, mean accuracy –, not finished>"
     )
     tracker.log_round(record(2, correct=(2, 6, 20)))
     tracker.finish()
-    assert repr(read_run(tracker.run_dir)).endswith("mh-pfedhn, round 2, accuracy 0.700, finished>")
+    assert repr(read_run(tracker.run_dir)).endswith("mh-pfedhn, round 2, mean accuracy 0.600, finished>")
 
 
 def test_folder_without_metrics_is_refused(tmp_path):

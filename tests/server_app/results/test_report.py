@@ -42,8 +42,8 @@ def test_page_has_the_headline_numbers(make_run):
     text = " ".join(page_of(run_dir).text.split())
     for expected in (
         "mh-pfedhn on cifar10, 2 clients",
-        "Best accuracy 0.003 round 2",  # (2 + 3) of 2000
-        "Last accuracy 0.001 round 3",
+        "Best mean over clients 0.003 round 2",  # of 2 and 3 of 1000
+        "Last mean over clients 0.001 round 3",
         "Rounds 3 of 3 finished",
         "Sent to clients 4.5 MB 1.5 MB a round",
         "Received 2.25 MB 750 kB a round",
@@ -52,6 +52,28 @@ def test_page_has_the_headline_numbers(make_run):
         "seed 11",
     ):
         assert expected in text
+
+
+def test_page_has_the_mean_over_clients_beside_the_accuracy_over_all_samples(tracker):
+    tracker.log_round(record(1, correct=(4, 8, 20)))  # mean 0.733, of all samples 0.8
+    tracker.log_round(record(2, correct=(10, 10, 8)))  # mean 0.8, of all samples 0.7
+    tracker.log_round(record(3, correct=(2, 6, 20)))  # mean 0.6, of all samples 0.7
+    text = " ".join(page_of(tracker.run_dir).text.split())
+    for expected in (
+        "Best mean over clients 0.800 round 2",
+        "Last mean over clients 0.600 round 3, std 0.327",
+        "All test samples 0.700 round 3, best 0.800 in round 1",
+    ):
+        assert expected in text
+
+
+def test_page_names_clients_whose_weight_was_cut_only_where_there_are_any(tracker):
+    tracker.log_round(record(1))
+    assert "max-client-weight" not in page_of(tracker.run_dir).text
+    tracker.log_round(record(2, capped={"a": 0.75}))
+    tracker.log_round(record(3, capped={"a": 0.999, "b": 0.6}))
+    text = " ".join(page_of(tracker.run_dir).text.split())
+    assert "a (claims 99.9 % of the samples; 2 rounds), b (claims 60.0 % of the samples; 1 round)." in text
 
 
 def test_page_is_one_self_contained_file(make_run):
@@ -109,7 +131,8 @@ def test_page_of_an_adapt_run_says_which_clients_are_new(make_adapt_run):
     for expected in (
         "mh-pfedhn on cifar10, 5 clients. Mode adapt: what the hypernetwork learned in training is frozen; new clients "
         "(3 here) get embeddings of their own, clients known from training (2 here) are only evaluated.",
-        "Last accuracy of new clients 0.400 round 2; known clients 0.810",
+        "Last mean over new clients 0.400 round 2",
+        "All test samples of new clients 0.400 round 2, best 0.400 in round 2; known clients 0.810",
         "Solid lines are of new clients, the dashed line is of known ones.",
         "lenet (known) 1 0.720 0.720",
         "all new 3 0.400 0.400",
@@ -140,7 +163,10 @@ def test_page_tells_epsilon_only_where_something_was_noised(make_run):
     cells[columns.index("epsilon")], cells[columns.index("delta")] = "3.25", "1e-05"
     (run_dir / "clients.csv").write_text("\n".join([rows[0], ",".join(cells), *rows[2:]]) + "\n")
     text = " ".join(Page(write_report(run_dir).read_text()).text.split())
-    assert "Differential privacy ε 3.25 δ 1e-05, of all deltas sent; the worst of 1 clients that add noise" in text
+    assert (
+        "Differential privacy ε 3.25 δ 1e-05, of all deltas sent; client a, the worst of 1 clients that add noise"
+        in text
+    )
     assert "Epsilon" in text
 
 
@@ -150,7 +176,9 @@ def test_page_when_only_known_clients_were_evaluated(make_adapt_run):
         "no new client was evaluated",
         "over all test samples of known clients: last accuracy 0.810",
     ]
-    assert "Last accuracy of new clients – not evaluated yet" in " ".join(page_of(run_dir).text.split())
+    text = " ".join(page_of(run_dir).text.split())
+    assert "Best mean over new clients – not evaluated yet Last mean over new clients – not evaluated yet" in text
+    assert "All test samples of new clients – not evaluated yet; known clients 0.810" in text
 
 
 def heads_of(table):
@@ -200,6 +228,7 @@ def test_final_table(tracker):
         "---------------------------------------------------------------------------",
         "all                 4                                  0.533          0.667",
         "(means over clients)",
+        "mean over clients: best accuracy 0.667 in round 1, last 0.533 in round 2",
         "over all test samples: best accuracy 0.750 in round 1, last 0.600 in round 2",
     ]
 
@@ -216,6 +245,7 @@ def test_final_table_of_an_adapt_run(adapting):
         "------------------------------------------------------------------",
         "all new             2                         0.500          0.600",
         "(means over clients)",
+        "mean over new clients: best accuracy 0.600 in round 1, last 0.500 in round 2",
         "over all test samples of new clients: best accuracy 0.600 in round 1, last 0.500 in round 2",
         "over all test samples of known clients: last accuracy 0.750",
     ]

@@ -116,6 +116,7 @@ def test_summary_has_best_and_last_round(tracker, clock):
         "last-accuracy": 0.6,
         "last-round": 3,
         "best-accuracy-mean": 0.666667,
+        "best-mean-round": 3,
         "last-accuracy-mean": 0.666667,
         "last-accuracy-std": pytest.approx(math.sqrt((1 / 9 + 1 / 225 + 16 / 225) / 3), abs=1e-6),
         "last-accuracy-worst10": 0.4,
@@ -135,7 +136,8 @@ def test_epsilon_is_in_every_file_and_in_the_table(tracker):
     tracker.log_round(record(1, correct=(2, 6, 20), privacy={"a": (2.0, 1e-5), "b": (1.0, 1e-6)}))
     tracker.log_round(record(2, correct=(2, 6, 20), privacy={"b": (1.5, 1e-6)}))
     summary = tracker.finish()
-    assert (summary["epsilon"], summary["delta"], summary["noised-clients"]) == (2.0, 1e-5, 2)
+    assert (summary["epsilon"], summary["epsilon-client"], summary["delta"]) == (2.0, "a", 1e-5)
+    assert summary["noised-clients"] == 2
     rows = rows_of(tracker)
     assert [(rows[key]["epsilon"], rows[key]["delta"]) for key in "abc"] == [
         ("2.0", "1e-05"),
@@ -143,7 +145,8 @@ def test_epsilon_is_in_every_file_and_in_the_table(tracker):
         ("", ""),
     ]
     assert [row.epsilon for row in read_clients(tracker.run_dir / "clients.csv")] == [2.0, 1.5, None]
-    assert "epsilon 2, delta 1e-05 (the worst of 2 clients that add noise; 3 in all)" in final_table(tracker.run_dir)
+    said = "epsilon 2, delta 1e-05 (client a, the worst of 2 clients that add noise; 3 in all)"
+    assert said in final_table(tracker.run_dir)
     events = EventAccumulator(str(tracker.run_dir / "tensorboard"))
     events.Reload()
     assert [event.value for event in events.Scalars("epsilon")] == [2.0, 1.5]
@@ -352,8 +355,8 @@ def test_progress_line(tracker, clock):
     first = record(1, correct=(2, 6, 20))
     tracker.log_round(first)
     assert tracker.progress_line(first) == (
-        "round   1/4 | accuracy 0.700 (mean 0.600, worst 10 % 0.200) | train loss 1.250 | 2/3 clients | 4.0 s"
-        " | failed: c (late) | 12 s left"
+        "round   1/4 | mean accuracy 0.600 (worst 10 % 0.200, all samples 0.700)"
+        " | train loss 1.250 | 2/3 clients | 4.0 s | failed: c (late) | 12 s left"
     )
     clock.now += 60
     second = record(2, failures=[])
@@ -368,8 +371,8 @@ def test_progress_line_of_an_adapt_run_has_known_clients(adapting):
     first = record(1, correct=(2, 6, 15), failures=[])
     adapting.log_round(first)
     assert adapting.progress_line(first) == (
-        "round   1/4 | accuracy 0.400 (mean 0.400, worst 10 % 0.200) | known clients 0.750 | train loss 1.250"
-        " | 2/2 clients | 4.0 s | 12 s left"
+        "round   1/4 | mean accuracy 0.400 (worst 10 % 0.200, all samples 0.400) | known clients 0.750"
+        " | train loss 1.250 | 2/2 clients | 4.0 s | 12 s left"
     )
     second = record(2)
     adapting.log_round(second)

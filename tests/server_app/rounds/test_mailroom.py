@@ -42,7 +42,7 @@ from common.schema import Array, UpTo, Vector
 from server_app.client import Client
 from server_app.methods.base import Exchange
 from server_app.rounds.log import RoundLog
-from server_app.rounds.mailroom import Mailroom, Occasion
+from server_app.rounds.mailroom import WRONG_COUNT, Mailroom, Occasion
 
 pytestmark = pytest.mark.usefixtures("clock", "_no_drawing", "_new_process")
 
@@ -227,14 +227,17 @@ def test_failures_are_listed_in_one_order_whatever_the_order_of_the_replies(smal
 
 
 class Post:
-    """Exchanges with clients 0, 1, ..., of i + 1 parameters each, which answer as `answer(key, request)` says."""
+    """Exchanges with clients 0, 1, ..., of i + 1 parameters each, which answer as `answer(key, request)` says.
 
-    def __init__(self, config, answer, clients=3, hold=None):
+    They have told that they train on `samples`, or i + 1, and test on four.
+    """
+
+    def __init__(self, config, answer, clients=3, hold=None, samples=None, max_client_weight=1.0):
         self.grid = InProcessGrid(lambda message, context: answer(key_of(context.node_id), message), clients, hold=hold)
-        self.log = RoundLog()
+        self.log = RoundLog(max_client_weight)
         self.log.open(1)
         self.mailroom = Mailroom(config, self.log)
-        self.clients = [Client(str(i), i + 1, 100 + i) for i in range(clients)]
+        self.clients = [Client(str(i), i + 1, 100 + i, num_train=samples or i + 1, num_test=4) for i in range(clients)]
 
     def send(self, name="describe", to=None, occasion=None, **exchange):
         """The replies, and the tests that came with them."""
@@ -245,6 +248,11 @@ class Post:
     @property
     def reasons(self):
         return {failure.client: failure.reason for failure in self.log.record.failures}
+
+
+def told_by(key):
+    """What the client of this key says of a training."""
+    return Result(int(key) + 1, float(key))
 
 
 @pytest.fixture
@@ -314,11 +322,12 @@ def test_a_reply_that_does_not_fit_its_schema_never_reaches_the_method(config, r
 
 def test_each_client_has_its_own_schema_where_the_method_gives_a_function(config):
     sizes = {"0": 1, "1": 3, "2": 3}  # client 1 is of 2 parameters
-    post = Post(config, lambda key, request: reply_to(request, Result(5, 1.0), {DELTA: torch.ones(sizes[key])}))
+    post = Post(config, lambda key, request: reply_to(request, told_by(key), {DELTA: torch.ones(sizes[key])}))
     replies, _ = post.send(expect=lambda client: {DELTA: Vector(client.num_params)})
     assert {key: len(delta) for key, delta in replies.of(DELTA).items()} == {"0": 1, "2": 3}
     assert post.reasons == {"1": "wrong-length"}
-    assert [(len(delta), count) for delta, count in replies.weighted(DELTA)] == [(1, 5), (3, 5)]
+    assert [(len(delta), weight) for delta, weight in replies.weighted(DELTA)] == [(1, 1), (3, 3)]
+    assert [(len(delta), weight) for delta, weight in replies.weighted(DELTA, {"2"})] == [(3, 3)]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -326,7 +335,7 @@ def test_replies_come_in_the_natural_order_of_their_keys_whoever_answered_first(
     shuffle = random.Random(seed)
     post = Post(
         config,
-        lambda key, request: reply_to(request, Result(int(key) + 1, float(key))),
+        lambda key, request: reply_to(request, told_by(key)),
         clients=12,
         hold=lambda message: shuffle.randrange(30),
     )
@@ -338,6 +347,7 @@ def test_replies_come_in_the_natural_order_of_their_keys_whoever_answered_first(
 
 
 COUNTED = Result(7, 0.5)
+SAMPLES = COUNTED.num_examples
 UNCOUNTED = (without_metric("train-loss"), without_metric("num-examples"))
 
 
@@ -353,7 +363,7 @@ def test_a_training_exchange_needs_loss_and_count(config, spoil):
 
 @pytest.mark.parametrize("spoil", UNCOUNTED, ids=["no loss", "no count"])
 def test_an_exchange_without_training_needs_neither(config, spoil):
-    post = Post(config, lambda key, request: spoil(request, reply_to(request, COUNTED)))
+    post = Post(config, lambda key, request: spoil(request, reply_to(request, COUNTED)), samples=SAMPLES)
     replies, _ = post.send(losses="")
     assert list(replies) == ["0", "1", "2"]
     assert post.reasons == {}
@@ -361,7 +371,7 @@ def test_an_exchange_without_training_needs_neither(config, spoil):
 
 
 def test_losses_stand_under_the_name_that_the_exchange_gives_them(config):
-    post = Post(config, lambda key, request: reply_to(request, COUNTED))
+    post = Post(config, lambda key, request: reply_to(request, COUNTED), samples=SAMPLES)
     post.send(losses="")
     assert post.log.record.train_losses == post.log.record.extra_losses == {}
     post.send(losses="head")
@@ -372,11 +382,82 @@ def test_losses_stand_under_the_name_that_the_exchange_gives_them(config):
 
 def test_losses_that_come_with_the_reply_to_a_test_are_not_those_of_a_training(config):
     result = Result(7, 0.5, Evaluation(3, 4, 0.1))
-    post = Post(config, lambda key, request: reply_to(request, result))
+    post = Post(config, lambda key, request: reply_to(request, result), samples=SAMPLES)
     occasion = Occasion(1, protocol.DEPLOY, test=True)
     _, tests = post.send("deploy", deploys=True, occasion=occasion)
     assert tests == dict.fromkeys("012", result.evaluation)
     assert post.log.record.train_losses == {}
+
+
+def test_a_client_is_held_to_the_numbers_of_samples_that_it_registered(config):
+    tested = Evaluation(3, 4, 0.1)
+    results = {
+        "0": Result(1, 0.5, tested),
+        "1": Result(10**12, 0.5, tested),
+        "2": Result(3, 0.5, Evaluation(10**15, 10**15, 0.1)),
+    }
+    post = Post(config, lambda key, request: reply_to(request, results[key]))
+    replies, tests = post.send(deploys=True, occasion=Occasion(2, test=True))
+    assert (list(replies), tests) == (["0"], {"0": tested})
+    assert [(failure.client, failure.reason, failure.detail) for failure in post.log.record.failures] == [
+        ("1", WRONG_COUNT, "num-examples is 1,000,000,000,000, but train-samples was 2 at registration"),
+        ("2", WRONG_COUNT, "total is 1,000,000,000,000,000, but test-samples was 4 at registration"),
+    ]
+
+
+@pytest.mark.parametrize("losses", ["", "train"])
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_count_that_nobody_needs_is_held_to_the_registration_too(config, losses, count):
+    result = Result(count, 0.5) if losses else Result(count)
+    post = Post(config, lambda key, request: reply_to(request, result), samples=3)
+    assert post.send(losses=losses) == ({}, {})
+    assert post.reasons == dict.fromkeys("012", WRONG_COUNT)
+
+
+# Weights in means -----------------------------------------------------------------------------------------------------
+
+
+SHARES = {"2": 10**7 / (10**7 + 3)}
+
+
+def claims(post):
+    """Client 2 has told ten million samples, in place of three."""
+    post.clients[2].num_train = 10**7
+    return post
+
+
+def claim_of(key, request):
+    return reply_to(request, Result(10**7 if key == "2" else int(key) + 1, float(key)), {"row": torch.ones(1, 2)})
+
+
+def test_no_client_weighs_more_in_a_mean_than_its_share_and_that_is_said_once(config, caplog):
+    post = claims(Post(config, claim_of, max_client_weight=0.5))
+    replies, _ = post.send(expect={"row": Array((1, 2))})
+    assert [weight for _, weight in replies.weighted("row")] == [1, 2, 3]
+    assert [reply.num_examples for reply in replies.values()] == [1, 2, 10**7]
+    assert post.log.record.capped == pytest.approx(SHARES)
+    post.send(expect={"row": Array((1, 2))})
+    said = [record.getMessage() for record in caplog.records if "max-client-weight" in record.getMessage()]
+    assert said == ["Round 1: client 2 claims 100.0 % of the samples, counts 50.0 % (max-client-weight)."]
+
+
+def test_a_mean_over_some_of_the_clients_has_shares_of_its_own(config):
+    def answer(key, request):
+        return reply_to(request, told_by(key), {"row": torch.ones(1, 2)})
+
+    post = Post(config, answer, clients=4, max_client_weight=0.5)
+    replies, _ = post.send(expect={"row": Array((1, 2))})
+    assert [weight for _, weight in replies.weighted("row")] == [1, 2, 3, 4]
+    assert post.log.record.capped == {}
+    assert [weight for _, weight in replies.weighted("row", ["0", "3"])] == [1, 1]
+    assert post.log.record.capped == {"3": 0.8}
+
+
+def test_weights_without_a_limit_are_the_numbers_of_samples(config):
+    post = claims(Post(config, claim_of))
+    replies, _ = post.send(expect={"row": Array((1, 2))})
+    assert [weight for _, weight in replies.weighted("row")] == [1, 2, 10**7]
+    assert post.log.record.capped == {}
 
 
 @pytest.mark.parametrize("deploys", [False, True])
@@ -475,6 +556,6 @@ def test_only_a_method_with_a_bound_on_norms_has_one(small, method, refused):
 
 
 def test_a_method_that_forgets_a_client_is_told_which_and_where(config):
-    post = Post(config, lambda key, request: reply_to(request, Result(7, 0.5)))
+    post = Post(config, lambda key, request: reply_to(request, COUNTED))
     with pytest.raises(UserError, match=r"sends nothing to client '1' in exchange 'describe'"):
         post.send(send=lambda clients: {"0": {}, "2": {}})

@@ -29,6 +29,7 @@ from playing import (
     timeless,
 )
 
+from client_app.site.simulated import simulated_site
 from common import protocol
 from common.config import load_config
 from common.errors import UserError
@@ -43,7 +44,7 @@ from server_app.rounds.membership import wait_for_nodes
 pytestmark = pytest.mark.usefixtures("clock", "_no_drawing", "_new_process")
 
 
-def test_a_registration_tells_the_size_and_the_key_and_nothing_else(run_config):
+def test_a_registration_tells_key_size_and_numbers_of_samples_and_nothing_else(run_config):
     played = play(run_config, num_rounds=1)
     greetings = [message for _, message in played.sent(REGISTER)]
     assert len(greetings) == NUM_CLIENTS
@@ -58,7 +59,15 @@ def test_a_registration_tells_the_size_and_the_key_and_nothing_else(run_config):
     model_sizes = [ParameterVector(build_model(name, (3, 8, 8), 4, seed=0)).size for name in ("lenet", "mlp")]
     replies = [reply for _, reply in played.received(REGISTER)]
     assert [{name: dict(record) for name, record in reply.content.items()} for reply in replies] == [
-        {"registration": {"client-key": str(i), "num-params": model_sizes[i % 2]}} for i in range(NUM_CLIENTS)
+        {
+            "registration": {
+                "client-key": str(i),
+                "num-params": model_sizes[i % 2],
+                "train-samples": len(site.train),
+                "test-samples": len(site.test),
+            }
+        }
+        for i, site in enumerate(simulated_site(played.config, i, NUM_CLIENTS) for i in range(NUM_CLIENTS))
     ]
 
 
@@ -140,6 +149,19 @@ def test_a_client_above_max_params_is_refused_when_it_registers_and_the_others_g
         "detail": "num-params is 90, above max-params (50)",
     }
     assert set(played.method.hn.members) == set("023")
+
+
+@pytest.mark.parametrize("key", ["train-samples", "test-samples"])
+def test_a_client_above_max_samples_is_refused_when_it_registers_and_the_others_go_on(small, key):
+    def boasts(message, reply):
+        reply.content["registration"][key] = 10_000_001
+        return reply
+
+    played = play(small, Scripted({("1", REGISTER): boasts}))
+    assert cohorts(played) == [list("023")] * 3
+    assert failures(played) == [{"too-many-samples": 1}, {}, {}]  # and it is not asked again
+    (failure,) = played.lines[0]["failure-list"]
+    assert failure["detail"] == f"{key} is 10,000,001, above max-samples (10,000,000)"
 
 
 # Who comes and goes ---------------------------------------------------------------------------------------------------
@@ -365,8 +387,8 @@ def test_a_resumed_run_gives_its_workers_as_long_to_start_as_a_new_one(small):
     assert min(first) > 300
 
 
-@pytest.mark.parametrize("name", ["client-key", "num-params"])
+@pytest.mark.parametrize("name", ["client-key", "num-params", "train-samples", "test-samples"])
 def test_a_method_cannot_ask_for_what_every_registration_holds(name):
-    content = protocol.encode_registration(protocol.Registration("7", 5))
+    content = protocol.encode_registration(protocol.Registration("7", 5, 30, 10))
     with pytest.raises(ValueError, match=name):
         protocol.decode_registration(content, {name: Label()})
