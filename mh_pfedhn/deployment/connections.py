@@ -1,7 +1,9 @@
 """The connections in Flower's config.toml, by which `flwr` and `mh-pfedhn run --superlink NAME` find a SuperLink."""
 
+import tomllib
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
+from typing import Any
 
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
@@ -16,6 +18,31 @@ _NEW = '[superlink]\ndefault = "local"\n\n[superlink.local]\naddress = ":local:"
 def flower_home(environment: Mapping[str, str]) -> Path:
     """The folder in which `flwr` looks for its config.toml."""
     return Path(environment.get("FLWR_HOME") or Path.home() / ".flwr")
+
+
+def read_connections(path: Path) -> dict[str, dict[str, Any]]:
+    """The connections in Flower's config.toml by name. Raises UserError when the file cannot be read as TOML."""
+    try:
+        superlink = tomllib.loads(path.read_bytes().decode()).get("superlink", {})
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not valid TOML ({error}): correct it first.") from error
+    if not isinstance(superlink, dict):
+        raise UserError(f"{path} has no table of connections under superlink: correct it first.")
+    return {name: connection for name, connection in superlink.items() if isinstance(connection, dict)}
+
+
+def check_connection(path: Path, name: str, address: str) -> None:
+    """Raise UserError when the name stands for another server, to which runs of that name would go."""
+    connection = read_connections(path).get(name)
+    if connection is not None and connection.get("address") != address:
+        raise UserError(
+            f"{path} has a connection {name!r} already, to {connection.get('address', 'no address')}, and this "
+            f"server's is {address}: choose another --name, or remove [superlink.{name}] there if it is no more."
+        )
 
 
 def write_connection(path: Path, name: str, address: str, ca: Path | None) -> None:
