@@ -42,8 +42,19 @@ def test_an_insecure_supernode_has_neither():
 
 def test_the_trainer_is_this_environments_own():
     words = deployed.trainer_command(Path("/s.yaml"), Path("/t/trainer"), Path("/t/secret"))
-    assert words[:3] == [sys.executable, "-m", "client_app.resident"]
-    assert words[3:] == ["--site", "/s.yaml", "--socket", "/t/trainer", "--secret", "/t/secret"]
+    assert words[:4] == [sys.executable, "-P", "-m", "client_app.resident"]
+    assert words[4:] == ["--site", "/s.yaml", "--socket", "/t/trainer", "--secret", "/t/secret"]
+
+
+@pytest.mark.parametrize("package", ["common", "client_app", "torch"])
+def test_a_folder_where_the_operator_stands_is_not_taken_for_ours(tmp_path, package):
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text("raise SystemExit('of the operator')")
+    words = deployed.trainer_command(tmp_path / "none.yaml", tmp_path / "trainer", tmp_path / "secret")
+    (tmp_path / "secret").write_text("0" * 64)
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "of the operator" not in done.stderr
+    assert (done.returncode, "none.yaml" in done.stderr) == (MISTAKE, True)
 
 
 SECURE = ("--ca", "certs/ca.crt", "--key", "certs/sites/a")
