@@ -11,7 +11,8 @@ from filelock import FileLock, Timeout
 
 from mh_pfedhn.processes import say
 
-# In the environment of all processes that a command starts: its folder, by which they are found when it was killed.
+# In the environment of all processes that a command starts: its folder, or a server's state folder, by which they are
+# found when the command was killed.
 OWNER = "MH_PFEDHN_FOLDER"
 _PREFIX = "mh-pfedhn-"
 _LOCK = "lock"
@@ -42,20 +43,20 @@ def _clear() -> None:
                 continue
             # The lock of a command that still runs cannot be had.
             with FileLock(folder / _LOCK, timeout=0):
-                ended = _end_processes_of(folder)
+                ended = end_processes_of(folder)
                 shutil.rmtree(folder, ignore_errors=True)
             left = f"the folder {folder} and {ended} processes" if ended else f"the folder {folder}"
             say(f"Cleared what a killed command had left: {left}.")
 
 
-def _end_processes_of(folder: Path) -> int:
-    """Terminate what a killed command had started, kill what does not listen; how many that were."""
+def end_processes_of(folder: Path) -> int:
+    """Terminate what the killed command of this folder had started, kill what does not listen; how many that were."""
     import psutil
 
     left = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.environ().get(OWNER) == str(folder):
+            if process.pid != os.getpid() and process.environ().get(OWNER) == str(folder):
                 process.terminate()
                 left.append(process)
     for process in psutil.wait_procs(left, timeout=_ENDS_WITHIN)[1]:

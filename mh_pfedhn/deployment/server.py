@@ -18,6 +18,7 @@ from mh_pfedhn.deployment.certificates import hosts_of, read_certificate
 from mh_pfedhn.deployment.connections import check_connection, flower_home, write_connection
 from mh_pfedhn.deployment.registrar import Registrar
 from mh_pfedhn.deployment.supervision import Child
+from mh_pfedhn.private_folder import OWNER, end_processes_of
 from mh_pfedhn.processes import KEEP_MEMORY, check_port, flower_environment, is_healthy, say, stopping
 
 _TICK = 0.2  # seconds between two looks at the processes
@@ -67,6 +68,9 @@ class Server:
             self._check_certs(self.certs)
         if self.port == self.command_port:
             raise UserError(f"--port and --command-port are both {self.port}: sites and commands need one each.")
+
+    def check_ports(self) -> None:
+        """Raises UserError where it could not listen."""
         check_port("--port", self.host, self.port)
         check_port("--command-port", _COMMAND_HOST, self.command_port)
 
@@ -99,6 +103,9 @@ def run_server(server: Server) -> int:
     server.check()
     check_connection(flower_home(os.environ) / "config.toml", server.name, server.address)
     with _only_server(server.state):
+        if ended := end_processes_of(server.state):
+            say(f"Ended {ended} processes that a killed server had left.")
+        server.check_ports()
         _run(server)
     say("The server has stopped.")
     return 0
@@ -126,7 +133,7 @@ def _run(server: Server) -> None:
     home = server.state / "flwr"
     for folder in (flower_home(os.environ), home):
         write_connection(folder / "config.toml", server.name, server.address, ca)
-    environment = flower_environment(os.environ) | {"FLWR_HOME": str(home)}
+    environment = flower_environment(os.environ) | {"FLWR_HOME": str(home), OWNER: str(server.state)}
     environment.pop("MH_PFEDHN_STATE", None)
     registrar = None
     if server.certs:

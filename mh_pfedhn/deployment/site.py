@@ -80,10 +80,11 @@ def run_site(site: SiteRun) -> int:
         site.key.expanduser().absolute() if site.key else None,
         site.port,
     )
-    site.check()
-    if site.ca is None:
-        say("INSECURE: no TLS, and the server cannot tell this site from others.")
+    # First, since this ends what was left of a site that was killed, which may listen on the port.
     with private_folder() as folder, stopping() as stop:
+        site.check()
+        if site.ca is None:
+            say("INSECURE: no TLS, and the server cannot tell this site from others.")
         trainer_socket, secret = folder / "trainer", folder / "secret"
         if len(os.fsencode(trainer_socket)) > _LONGEST_SOCKET:
             raise UserError(f"TMPDIR is {tempfile.gettempdir()!r}, which is too long for the path of a socket.")

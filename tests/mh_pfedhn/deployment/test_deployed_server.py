@@ -1,18 +1,22 @@
 """`mh-pfedhn server` without Flower: its command line, what it refuses, and an end that comes too early."""
 
+import os
 import socket
 import stat
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from children import until
 from filelock import FileLock
 
 from mh_pfedhn.cli import main
 from mh_pfedhn.deployment import certificates
 from mh_pfedhn.deployment.certificates import make_certs
 from mh_pfedhn.deployment.server import Server
+from mh_pfedhn.private_folder import OWNER
 from mh_pfedhn.processes import free_port
 
 MISTAKE = 2
@@ -47,7 +51,6 @@ def test_an_insecure_server_has_neither(tmp_path):
         (["--certs", "certs", "--name", "default"], "--name is 'default'"),
         (["--certs", "foreign"], "foreign/server.pem is for fl.example.org, but commands on this machine will reach"),
         (["--certs", "certs", "--port", "9291"], "--port and --command-port are both 9291"),
-        (["--certs", "certs", "--host", "nobody.invalid"], "nobody.invalid"),
         (["--certs", "mixed"], "server.key is not the key"),
     ],
 )
@@ -61,6 +64,10 @@ def test_a_mistake_in_what_the_server_is_asked_ends_with_2_and_one_line(complain
     assert part in message
     assert message.count("\n") == 1
     assert not Path("state").exists()
+
+
+def test_a_host_that_is_not_this_machines_is_named(complaint):
+    assert "nobody.invalid" in complaint("server", "--state", "state", "--insecure", "--host", "nobody.invalid")
 
 
 def test_a_port_that_is_taken_is_named(complaint):
@@ -101,6 +108,23 @@ def test_a_state_folder_is_one_servers_at_a_time(complaint):
         message = complaint("server", "--state", "state", "--insecure", *free_ports())
     assert f"--state {Path('state').absolute()} is in use by another server" in message
     assert not Path("home").exists()
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_a_killed_server_left_makes_room_for_the_next(complaint, monkeypatch, capsys):
+    monkeypatch.setattr(Server, "command", lambda self: [sys.executable, "-c", "exit('no such database')"])
+    ports = free_ports()
+    listen = "import socket, sys, time; s = socket.create_server(('0.0.0.0', int(sys.argv[1]))); time.sleep(600)"
+    environment = {**os.environ, OWNER: str(Path("state").absolute())}
+    with subprocess.Popen([sys.executable, "-c", listen, ports[1]], env=environment) as left:
+        until(lambda: is_taken(int(ports[1])))
+        assert "did not start" in complaint("server", "--state", "state", "--insecure", *ports)
+        assert left.poll() is not None
+
+
+def is_taken(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 THEIRS = '[superlink.consortium]\naddress = "10.0.0.1:9290"\nroot-certificates = "/theirs/ca.crt"\n'
