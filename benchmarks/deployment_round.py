@@ -47,9 +47,8 @@ class Federation:
         self.home, self._stack = home, stack
         self.port = free_port()
         self.environment = {**flower_environment(os.environ), "FLWR_HOME": str(home / "flwr")}
-        self._start(
-            "server", "server", "--state", home / "state", "--insecure", "--host", "127.0.0.1", "--port", self.port
-        )
+        words = ["server", "--state", home / "state", "--insecure", "--host", "127.0.0.1", "--port", self.port]
+        self._start("server", *words, "--command-port", free_port())
         self._wait("server", "The server is up")
         (home / "benchmark_site.py").write_text(MODULE)
         for i in range(SITES):

@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import tomlkit
 
 from common.config import Config
 from common.files import write_text
+from mh_pfedhn.private_folder import OWNER
 from mh_pfedhn.processes import tool
 
 APP_DIR = Path(__file__).resolve().parent.parent
@@ -22,6 +22,8 @@ APP_DIR = Path(__file__).resolve().parent.parent
 _LOG_LINE = re.compile(r"^\x1b\[\d+m(?P<level>[A-Z]+) *\x1b\[0m: +(?P<text>.*)$", re.DOTALL)
 # What Flower says about federation sizes, which `simulation.federation` has chosen.
 _NOISE = ("default simulated SuperNodes changed", "To change federation size", "flwr federation simulation-config")
+# What Flower says of a run whose process has stopped to give signs of life.
+_SILENT = "No heartbeat received from the task"
 
 
 @dataclass(frozen=True)
@@ -30,21 +32,24 @@ class Ending:
 
     status: str | None
     interrupted: bool
+    silent: bool = False  # whether the ServerApp neither completed nor said why it ended
 
 
 def drive(config: Config, superlink: str, arguments: list[str], environment: Mapping[str, str]) -> Ending:
     """Run the app with these settings on a SuperLink, a connection that `flwr` knows; return when it has ended.
 
-    `arguments` are further ones of `flwr run`. The log is printed; an interrupt stops the run.
+    `arguments` are further ones of `flwr run`. The environment names this command's own folder. The log is printed; an
+    interrupt stops the run.
     """
     environment = {**environment, "PYTHONUNBUFFERED": "1"}
-    with tempfile.TemporaryDirectory() as folder:
-        settings = Path(folder) / "run.toml"
-        write_text(settings, tomlkit.dumps(config.to_run_config()))
-        command = [tool("flwr"), "run", str(APP_DIR), superlink, "--stream", "-c", str(settings), *arguments]
-        run_id, interrupted = _stream(command, superlink, environment)
-    status = None if run_id is None else _status(run_id, superlink, environment)
-    return Ending(status, interrupted)
+    settings = Path(environment[OWNER], "run.toml")
+    write_text(settings, tomlkit.dumps(config.to_run_config()))
+    command = [tool("flwr"), "run", str(APP_DIR), superlink, "--stream", "-c", str(settings), *arguments]
+    run_id, interrupted = _stream(command, superlink, environment)
+    if run_id is None:
+        return Ending(None, interrupted)
+    status, details = _status(run_id, superlink, environment)
+    return Ending(status, interrupted, silent=details == _SILENT)
 
 
 def _stream(command: list[str], superlink: str, environment: Mapping[str, str]) -> tuple[str | None, bool]:
@@ -78,15 +83,17 @@ def _plain(line: str) -> str:
     return found["text"] if found["level"] == "INFO" else f"{found['level']}: {found['text']}"
 
 
-def _status(run_id: str, superlink: str, environment: Mapping[str, str]) -> str:
+def _status(run_id: str, superlink: str, environment: Mapping[str, str]) -> tuple[str, str]:
+    """Flower's status of the run when it has ended, and what Flower has to say about it."""
     command = [tool("flwr"), "list", superlink, "--run-id", run_id, "--format", "json"]
     for _ in range(20):
         answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout
         try:
-            status = str(json.loads(answer)["runs"][0]["status"])
+            run = json.loads(answer)["runs"][0]
+            status, details = str(run["status"]), str(run["status-details"])
         except (ValueError, LookupError):
-            return f"unknown, since `flwr list` answered {answer.strip()!r}"
+            return f"unknown, since `flwr list` answered {answer.strip()!r}", ""
         if status.startswith("finished"):
-            return status
+            break
         time.sleep(0.5)
-    return status
+    return status, details

@@ -9,6 +9,7 @@ from common.config import DEFAULT_PROFILE, Config, load_config
 from common.errors import UserError
 from common.text import kebab
 from mh_pfedhn import flower_run, simulation
+from mh_pfedhn.deployment.connections import connected
 from mh_pfedhn.processes import flower_environment
 
 if TYPE_CHECKING:
@@ -89,7 +90,10 @@ def execute(overrides: Mapping[str, object], superlink: str | None, origin: str 
     if not config.resume or config.mode == "adapt":
         config = config.named()
     if superlink:
-        ending = flower_run.drive(config, superlink, [], flower_environment(os.environ))
+        config = simulation.results_from_here(config)
+        simulation.check_is_new(config)
+        with connected(superlink, flower_environment(os.environ)) as environment:
+            ending = flower_run.drive(config, superlink, [], environment)
     else:
         config = simulation.from_here(config)
         simulation.check(config)
@@ -101,6 +105,12 @@ def execute(overrides: Mapping[str, object], superlink: str | None, origin: str 
     failed = RunInterruptedError if ending.interrupted else RunFailedError
     if ending.status is None:
         raise failed("Flower did not start the run; its own words are above.", None)
+    if ending.silent:
+        raise failed(
+            "the run's ServerApp ended without a word: killed, or for want of memory; Flower notices after about a "
+            f"minute. What is complete is kept: go on with resume=latest run-name={run_dir.name}.",
+            run_dir,
+        )
     raise failed(f"the run ended as {ending.status}; the log above says why.", run_dir)
 
 

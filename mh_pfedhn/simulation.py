@@ -11,6 +11,7 @@ from pathlib import Path
 from common.config import Config
 from common.errors import UserError
 from mh_pfedhn.deployment.connections import write_connection
+from mh_pfedhn.private_folder import OWNER, private_folder
 from mh_pfedhn.processes import KEEP_MEMORY, flower_environment, free_port, running, tool, wait_until_healthy
 
 
@@ -27,13 +28,14 @@ def from_here(config: Config) -> Config:
     if config.data_dir != Config.data_dir and not data_path.exists():
         # Data that come with the project would be found all the same, and the typing error would go unseen.
         raise UserError(f"data-dir is {config.data_dir!r}, but there is no {data_path}.")
+    return dataclasses.replace(results_from_here(config), data_dir=str(data_path))
+
+
+def results_from_here(config: Config) -> Config:
+    """The same settings with absolute paths to results, also for a ServerApp that a server on this machine starts."""
+    here = Path.cwd()
     resume = str(here / Path(config.resume).expanduser()) if config.resume not in ("", "latest") else config.resume
-    return dataclasses.replace(
-        config,
-        data_dir=str(data_path),
-        results_dir=str(here / Path(config.results_dir).expanduser()),
-        resume=resume,
-    )
+    return dataclasses.replace(config, results_dir=str(here / Path(config.results_dir).expanduser()), resume=resume)
 
 
 def check(config: Config) -> None:
@@ -49,11 +51,7 @@ def check(config: Config) -> None:
         )
     if config.resume not in ("", "latest") and not config.resume_path.exists():
         raise UserError(f"resume is {config.resume!r}, but there is no such run folder or checkpoint file.")
-    if not config.resume and (config.results_path / config.run_name / "metrics.jsonl").exists():
-        raise UserError(
-            f"{config.results_path / config.run_name} holds a run already: choose another run-name, or go on with "
-            "resume=latest."
-        )
+    check_is_new(config)
     resolve_device(config.device)
     dataset, _ = divide(config, config.num_clients)
     check_models(config, dataset)
@@ -63,6 +61,13 @@ def check(config: Config) -> None:
             pass
     except OSError as error:
         raise UserError(f"results-dir {config.results_path} cannot be written to: {error.strerror}.") from error
+
+
+def check_is_new(config: Config) -> None:
+    """Raise UserError where a run that does not go on with another would write over one."""
+    run_dir = config.results_path / config.run_name
+    if not config.resume and (run_dir / "metrics.jsonl").exists():
+        raise UserError(f"{run_dir} holds a run already: choose another run-name, or go on with resume=latest.")
 
 
 def federation(config: Config) -> list[str]:
@@ -87,14 +92,14 @@ def local_superlink(config: Config) -> Iterator[tuple[str, dict[str, str]]]:
 
     Yields the name of a connection to it, and the environment in which `flwr` knows that name.
     """
-    with tempfile.TemporaryDirectory(prefix="mh-pfedhn-") as home:
-        environment = KEEP_MEMORY | flower_environment(os.environ) | {"FLWR_HOME": home}
+    with private_folder() as home:
+        environment = KEEP_MEMORY | flower_environment(os.environ) | {"FLWR_HOME": str(home), OWNER: str(home)}
         environment = with_foreign_method(environment, config.method)
         port = free_port()
-        write_connection(Path(home, "config.toml"), "simulation", f"127.0.0.1:{port}", None)
+        write_connection(home / "config.toml", "simulation", f"127.0.0.1:{port}", None)
         command = [tool("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
         command += ["--host", "127.0.0.1", "--port", str(port)]
-        log = Path(home, "superlink.log")
+        log = home / "superlink.log"
         with running(command, log, environment) as superlink:
             wait_until_healthy(superlink, port, log)
             yield "simulation", environment

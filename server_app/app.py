@@ -1,6 +1,6 @@
 """The ServerApp: config -> strategy -> start; nothing else."""
 
-from logging import ERROR, INFO
+from logging import ERROR, INFO, Filter, LogRecord, getLogger
 
 from flwr.app import ArrayRecord, Context
 from flwr.common import log
@@ -31,7 +31,21 @@ def main(grid: Grid, context: Context) -> None:
         serve(grid, config, simulated=isinstance(grid, InMemoryGrid))
     except UserError as error:
         log(ERROR, "%s", error)
+        getLogger("flwr").addFilter(_NotAgain(error))
         raise
+
+
+class _NotAgain(Filter):
+    """Keeps from the log what Flower adds to an error that has been told: a page of traceback, and an exit code."""
+
+    def __init__(self, told: UserError) -> None:
+        super().__init__()
+        self._told = told
+
+    def filter(self, record: LogRecord) -> bool:
+        """Whether the record is logged."""
+        is_traceback = record.exc_info is not None and record.exc_info[1] is self._told
+        return not is_traceback and not record.getMessage().startswith("Exit Code:")
 
 
 def serve(grid: Grid, config: Config, *, simulated: bool) -> None:

@@ -17,8 +17,11 @@ def add(commands: Subparsers) -> None:
         "--certs", type=Path, metavar="FOLDER", help="ca.crt, server.pem, server.key; sites/*.pub are who may join"
     )
     protection.add_argument("--insecure", action="store_true", help="no TLS, and any site may join")
-    parser.add_argument("--host", default="0.0.0.0", help="address to listen on (default: all)")
-    parser.add_argument("--port", type=int, default=9290, help="default 9290")
+    parser.add_argument("--host", default="0.0.0.0", help="address to listen on for sites (default: all)")
+    parser.add_argument("--port", type=int, default=9290, help="for sites (default: 9290)")
+    parser.add_argument(
+        "--command-port", type=int, default=9291, help="for commands, on this machine alone (default: 9291)"
+    )
     parser.add_argument(
         "--name", default="consortium", help="for `mh-pfedhn run --superlink NAME` (default: consortium)"
     )
@@ -28,4 +31,13 @@ def add(commands: Subparsers) -> None:
 def _server(options: argparse.Namespace) -> int:
     from mh_pfedhn.deployment.server import Server, run_server
 
-    return run_server(Server(options.state, options.certs, options.host, options.port, options.name))
+    return run_server(
+        Server(
+            options.state,
+            options.certs,
+            host=options.host,
+            port=options.port,
+            command_port=options.command_port,
+            name=options.name,
+        )
+    )

@@ -13,6 +13,8 @@ from common.files import write_text
 from mh_pfedhn.processes import say, tool
 
 _LOOK_EVERY = 3.0  # seconds
+_GRACE = 60.0  # seconds for which a key must be missing at every look before its site is unregistered
+_REMOVED = ".pub.removed"  # what the operator renames a site's key to who means it
 
 
 class Registrar:
@@ -20,6 +22,9 @@ class Registrar:
 
     Flower's list of nodes tells neither key nor name, so the record keeps, for each file name, key and node id. Nodes
     that were registered in another way are not in it, and left alone.
+
+    Flower never takes a removed key again, so a folder that was emptied by mistake would cost every site its identity.
+    A key that is missing is therefore waited for, and where many are, nobody is unregistered.
     """
 
     def __init__(self, folder: Path, record: Path, superlink: str, environment: Mapping[str, str]) -> None:
@@ -31,6 +36,8 @@ class Registrar:
         self._refused: dict[str, str] = {}  # by file name, the content that was refused and has been complained about
         self._next_look = 0.0
         self._folder_seen = True
+        self._missing_since: dict[str, float] = {}  # by file name, on the monotonic clock
+        self._refused_missing: list[str] = []  # the names that were too many at the last look
 
     def recall(self) -> None:
         """Read the record, less what the SuperLink does not know (any more): its database may be a new one."""
@@ -57,13 +64,33 @@ class Registrar:
         if not self._folder_seen:
             return
         files = {path.name.removesuffix(".pub"): path for path in sorted(self._folder.glob("*.pub"))}
+        meant = {path.name.removesuffix(_REMOVED) for path in self._folder.glob("*" + _REMOVED)}
         try:
-            for name in [name for name in self._record if name not in files]:
+            for name in [name for name in self._record if name not in files and name in meant]:
                 self._unregister(name)
+            self._wait_for([name for name in self._record if name not in files])
             for name, path in files.items():
                 self._consider(name, path)
         except (FlowerRefusedError, OSError) as error:
             say(f"Registrations could not be changed, which is tried again: {error}")
+
+    def _wait_for(self, missing: list[str]) -> None:
+        """Unregister what has been missing for long, unless so much is that it must be a mistake."""
+        many = bool(missing) and (len(missing) == len(self._record) or 2 <= len(missing) >= len(self._record) / 2)
+        if many and missing != self._refused_missing:
+            say(
+                f"{', '.join(name + '.pub' for name in missing)} missing in {self._folder}: {len(missing)} of "
+                f"{len(self._record)} registered keys at once, so nobody is unregistered. Put them back; for each site "
+                f"that is to go, make a file NAME{_REMOVED} there."
+            )
+        self._refused_missing = missing if many else []
+        now = time.monotonic()
+        since = {name: self._missing_since.get(name, now) for name in missing} if not many else {}
+        for name in since.keys() - self._missing_since.keys():
+            say(f"{name}.pub is missing in {self._folder}: {name} is unregistered in {_GRACE:.0f} s if it stays away.")
+        self._missing_since = since
+        for name in [name for name in since if now - since[name] >= _GRACE]:
+            self._unregister(name)
 
     def _consider(self, name: str, path: Path) -> None:
         try:

@@ -15,6 +15,7 @@ from common.errors import UserError
 from common.files import write_text
 from mh_pfedhn.deployment.certificates import read_certificate, read_site_key
 from mh_pfedhn.deployment.supervision import Child
+from mh_pfedhn.private_folder import OWNER, private_folder
 from mh_pfedhn.processes import KEEP_MEMORY, check_port, flower_environment, say, stopping, tool
 
 _TICK = 0.2  # seconds between two looks at the processes
@@ -62,7 +63,8 @@ class SiteRun:
 
 def trainer_command(site: Path, trainer_socket: Path, secret: Path) -> list[str]:
     """The process that holds model and data between messages."""
-    command = [sys.executable, "-m", "client_app.resident", "--site", str(site)]
+    # -P: a folder `common` or `client_app` where the command is given is not ours.
+    command = [sys.executable, "-P", "-m", "client_app.resident", "--site", str(site)]
     return [*command, "--socket", str(trainer_socket), "--secret", str(secret)]
 
 
@@ -78,16 +80,16 @@ def run_site(site: SiteRun) -> int:
         site.key.expanduser().absolute() if site.key else None,
         site.port,
     )
-    site.check()
-    if site.ca is None:
-        say("INSECURE: no TLS, and the server cannot tell this site from others.")
-    # Made with mode 0700.
-    with tempfile.TemporaryDirectory(prefix="mh-pfedhn-") as folder, stopping() as stop:
-        trainer_socket, secret = Path(folder, "trainer"), Path(folder, "secret")
+    # First, since this ends what was left of a site that was killed, which may listen on the port.
+    with private_folder() as folder, stopping() as stop:
+        site.check()
+        if site.ca is None:
+            say("INSECURE: no TLS, and the server cannot tell this site from others.")
+        trainer_socket, secret = folder / "trainer", folder / "secret"
         if len(os.fsencode(trainer_socket)) > _LONGEST_SOCKET:
             raise UserError(f"TMPDIR is {tempfile.gettempdir()!r}, which is too long for the path of a socket.")
         write_text(secret, secrets.token_hex(32), mode=0o600)
-        environment = flower_environment(os.environ)
+        environment = flower_environment(os.environ) | {OWNER: str(folder)}
         trainer = Child("trainer", trainer_command(site.site, trainer_socket, secret), KEEP_MEMORY | environment)
         supernode = Child("supernode", site.command(trainer_socket, secret), environment)
         try:

@@ -98,7 +98,7 @@ class Consortium:
     def __init__(self, home: Path, stack: contextlib.ExitStack) -> None:
         self.home = home
         self._stack = stack
-        self.port = free_port()
+        self.port, self.command_port = free_port(), free_port()
         self.recorders: dict[str, Recorder] = {}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -117,9 +117,8 @@ class Consortium:
         self._stack.callback(_end, process)
 
     def start_server(self) -> None:
-        self.start(
-            "server", "server", "--state", "state", "--insecure", "--host", "127.0.0.1", "--port", str(self.port)
-        )
+        ports = ["--port", str(self.port), "--command-port", str(self.command_port)]
+        self.start("server", "server", "--state", "state", "--insecure", "--host", "127.0.0.1", *ports)
         self.until_says("server", "The server is up")
 
     def start_site(self, name: str, width: int, ward: int) -> None:

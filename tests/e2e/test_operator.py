@@ -5,7 +5,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -14,8 +13,10 @@ from collections import Counter
 
 import psutil
 import pytest
+from consortium import Recorder
 from flower_processes import BIN, environment, run
 
+from mh_pfedhn.deployment.connections import write_connection
 from mh_pfedhn.processes import free_port
 
 pytestmark = pytest.mark.e2e
@@ -87,19 +88,13 @@ def statuses(home):
     return Counter(node["status"] for node in json.loads(done.stdout).get("nodes", []))
 
 
-def other_address():
-    """An address of this machine that is not loopback, or None."""
-    addresses = [address for entries in psutil.net_if_addrs().values() for address in entries]
-    ours = [entry.address for entry in addresses if entry.family == socket.AF_INET]
-    return next((address for address in ours if not address.startswith("127.")), None)
-
-
 def test_a_consortium_comes_up_survives_a_crash_and_loses_a_site(home, start):
-    certs, port = home / "certs", free_port()
+    certs, port, command_port = home / "certs", free_port(), free_port()
     certs_command = (BIN / "mh-pfedhn", "certs", certs)
     done = run(*certs_command, "--host", "localhost", "--site", "a", env=os.environ, cwd=home)
     assert done.returncode == 0
-    server = start("server", BIN / "mh-pfedhn", "server", "--state", "state", "--certs", certs, "--port", port)
+    ports = ["--port", port, "--command-port", command_port]
+    server = start("server", BIN / "mh-pfedhn", "server", "--state", "state", "--certs", certs, *ports)
 
     def site(name):
         words = ["site", "run", "site.yaml", "--server", f"localhost:{port}", "--port", free_port()]
@@ -114,15 +109,23 @@ def test_a_consortium_comes_up_survives_a_crash_and_loses_a_site(home, start):
     says(home, "stranger", "the server refused it")
     until("two nodes are online", lambda: statuses(home) == {"online": 2})
 
-    # Other machines may be sites and nothing else.
-    if address := other_address():
-        context = ssl.create_default_context(cafile=certs / "ca.crt")
-        connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, source_address=(address, 0))
+    # Whoever comes to the sites' port, from this machine or through it, may be a site and nothing else.
+    context = ssl.create_default_context(cafile=certs / "ca.crt")
+    proxy = Recorder(port)
+    for each in (port, proxy.port):
+        connection = http.client.HTTPSConnection("localhost", each, context=context)
         connection.request("POST", "/v1/control/list-nodes")
         assert connection.getresponse().status == 403
+    strangers = environment(home / "elsewhere")
+    write_connection(home / "elsewhere" / "config.toml", "there", f"127.0.0.1:{proxy.port}", certs / "ca.crt")
+    assert "own machine only" in run(BIN / "flwr", "list", "there", env=strangers, cwd=home).stderr
+    proxy.close()
 
     children = psutil.Process(server.pid).children()
     superlink = next(child for child in children if "mh_pfedhn.deployment.guard" in child.cmdline())
+    # What Flower starts for a run learns where the names of the keys are.
+    executor = next(child for child in superlink.children() if "flower-superexec" in " ".join(child.cmdline()))
+    assert executor.environ()["MH_PFEDHN_STATE"] == str(home / "state")
     superlink.send_signal(signal.SIGKILL)
     says(home, "server", "signal SIGKILL. It starts again in 1 s.")
     says(home, "server", "The server is up", times=2)
@@ -130,7 +133,7 @@ def test_a_consortium_comes_up_survives_a_crash_and_loses_a_site(home, start):
         says(home, name, "Connection successful")
     until("the registrations survived", lambda: statuses(home) == {"online": 2})
 
-    (certs / "sites" / "b.pub").unlink()
+    (certs / "sites" / "b.pub").rename(certs / "sites" / "b.pub.removed")
     says(home, "server", "Unregistered b, node")
     assert statuses(home) == {"online": 1, "unregistered": 1}
     says(home, "b", "supernode ended after")

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from common.config import load_config, parse_overrides
-from mh_pfedhn import flower_run, simulation
+from mh_pfedhn import flower_run, runs, simulation
 from mh_pfedhn.cli import main
 from mh_pfedhn.flower_run import Ending
 
@@ -144,6 +144,7 @@ def started(monkeypatch):
 
     monkeypatch.setattr(flower_run, "drive", start)
     monkeypatch.setattr(simulation, "local_superlink", lambda config: contextlib.nullcontext(("simulation", {})))
+    monkeypatch.setattr(runs, "connected", lambda name, environment: contextlib.nullcontext({}))
 
     def run(*arguments):
         with pytest.raises(StartedError):
@@ -173,9 +174,10 @@ def test_a_run_to_go_on_from_is_looked_for_where_the_command_is_given_and_keeps_
     assert adapting.run_name.startswith("mh-pfedhn-quickstart-2")
 
 
-def test_sites_take_part_where_a_server_is_named(started):
+def test_sites_take_part_where_a_server_is_named(started, tmp_path):
     config = started("consortium", "--superlink", "consortium")
     assert (config.dataset, config.resume) == ("sites", "")
+    assert config.results_dir == str(tmp_path / "results")  # the ServerApp runs in another folder of this machine
     assert config.run_name.startswith("mh-pfedhn-consortium-2")
 
 
@@ -194,9 +196,30 @@ def test_held_out_clients_have_no_node_until_they_are_adapted_to():
 # How it ends
 
 
+@pytest.mark.parametrize("resume", ["results/before", "results/before/checkpoints/round-3.pt"])
+def test_a_server_gets_absolute_paths_of_what_lies_here(started, tmp_path, resume):
+    config = started("consortium", "--superlink", "lab", "-c", f"resume={resume}", "results-dir=elsewhere")
+    assert (config.resume, config.results_dir) == (str(tmp_path / resume), str(tmp_path / "elsewhere"))
+
+
+def test_a_run_that_is_there_is_not_begun_again_on_a_server(complaint, tmp_path):
+    (tmp_path / "results/mine").mkdir(parents=True)
+    (tmp_path / "results/mine/metrics.jsonl").write_text("{}\n")
+    message = complaint("run", "consortium", "--superlink", "lab", "-c", "run-name=mine")
+    assert message.startswith(f"{tmp_path / 'results/mine'} holds a run already")
+
+
+def test_a_server_that_is_not_known_ends_with_2_and_the_known_ones(complaint, monkeypatch, tmp_path):
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
+    (tmp_path / "config.toml").write_text('[superlink]\ndefault = "lab"\n[superlink.lab]\naddress = "10.0.0.1:1"\n')
+    message = complaint("run", "consortium", "--superlink", "nope")
+    assert message == f"--superlink is 'nope', but {tmp_path / 'config.toml'} has no such connection: it has 'lab'."
+
+
 @pytest.fixture
 def ends_as(monkeypatch, tmp_path):
     """Run the command with a Flower that ends so, and writes a summary if asked; returns the exit code."""
+    monkeypatch.setattr(runs, "connected", lambda name, environment: contextlib.nullcontext({}))
     monkeypatch.setattr("server_app.results.final_table", lambda run_dir: f"the table of {run_dir.name}")
 
     def run(ending, *, summary=False):
@@ -234,6 +257,14 @@ def test_a_run_that_does_not_complete_ends_with_1_and_its_status(ends_as, capsys
     assert captured.err == "mh-pfedhn: the run ended as finished:stopped; the log above says why.\n"
 
 
+def test_a_serverapp_that_was_killed_is_told_as_that_and_how_to_go_on(ends_as, capsys):
+    assert ends_as(Ending("finished:failed", interrupted=False, silent=True)) == 1
+    said = capsys.readouterr().err
+    assert "ServerApp ended without a word: killed, or for want of memory" in said
+    assert "resume=latest run-name=mine" in said
+    assert said.count("\n") == 1
+
+
 def test_a_run_that_does_not_start_ends_with_1(ends_as, capsys):
     assert ends_as(Ending(None, interrupted=False)) == 1
     assert capsys.readouterr().err == "mh-pfedhn: Flower did not start the run; its own words are above.\n"
@@ -248,6 +279,7 @@ def test_sigterm_interrupts_the_run_and_means_afterwards_what_it_meant_before(mo
         return Ending("finished:completed", interrupted=False)
 
     monkeypatch.setattr(flower_run, "drive", drive)
+    monkeypatch.setattr(runs, "connected", lambda name, environment: contextlib.nullcontext({}))
     assert main(["run", "--superlink", "lab"]) == 0
     assert seen == [signal.default_int_handler]
     assert signal.getsignal(signal.SIGTERM) is before

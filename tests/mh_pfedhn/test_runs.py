@@ -7,7 +7,7 @@ import threading
 import pytest
 
 import mh_pfedhn
-from mh_pfedhn import flower_run, simulation
+from mh_pfedhn import flower_run, runs, simulation
 from mh_pfedhn.flower_run import Ending
 from mh_pfedhn.runs import RunInterruptedError
 
@@ -30,6 +30,7 @@ def _elsewhere(monkeypatch, tmp_path):
     """Relative folders are the test's own, and no SuperLink starts."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(simulation, "local_superlink", lambda config: contextlib.nullcontext(("simulation", {})))
+    monkeypatch.setattr(runs, "connected", lambda name, environment: contextlib.nullcontext({}))
 
 
 def write_run(folder, rounds):

@@ -11,6 +11,7 @@ import pytest
 from common.config import load_config
 from mh_pfedhn import flower_run, simulation
 from mh_pfedhn.flower_run import Ending
+from mh_pfedhn.private_folder import OWNER
 from mh_pfedhn.simulation import with_foreign_method
 
 FLWR = """#!{python}
@@ -25,27 +26,39 @@ if sys.argv[1] == "run":
     print("\\x1b[93mWARNING \\x1b[0m:   The default simulated SuperNodes changed")
     print("\\x1b[93mWARNING \\x1b[0m:   careful")
 elif sys.argv[1] == "list":
-    print(json.dumps({{"runs": [{{"status": "finished:completed"}}]}}))
+    print(json.dumps({{"runs": [{{"status": "finished:{status}", "status-details": "{details}"}}]}}))
 """
 
 
 @pytest.fixture
 def flwr(monkeypatch, tmp_path):
-    """A `flwr` that keeps its calls and settings; returns how to read them."""
+    """Put a `flwr` in place that keeps its calls and settings, and says so of its run; returns how to read them."""
     calls, settings = tmp_path / "calls", tmp_path / "settings.json"
-    script = tmp_path / "flwr"
-    script.write_text(FLWR.format(python=sys.executable, calls=str(calls), settings=str(settings)))
-    script.chmod(0o755)
-    monkeypatch.setattr(flower_run, "tool", lambda name: str(tmp_path / name))
-    return lambda: ([json.loads(line) for line in calls.read_text().splitlines()], json.loads(settings.read_text()))
+
+    def put(status="completed", details=""):
+        script = tmp_path / "flwr"
+        files = {"calls": str(calls), "settings": str(settings)}
+        script.write_text(FLWR.format(python=sys.executable, status=status, details=details, **files))
+        script.chmod(0o755)
+        monkeypatch.setattr(flower_run, "tool", lambda name: str(tmp_path / name))
+        return lambda: ([json.loads(line) for line in calls.read_text().splitlines()], json.loads(settings.read_text()))
+
+    return put
 
 
-def test_flower_gets_every_setting_and_its_log_is_plain(flwr, capsys):
+@pytest.fixture
+def environment(tmp_path):
+    """That of a command, which has a folder of its own."""
+    return {**os.environ, OWNER: str(tmp_path)}
+
+
+def test_flower_gets_every_setting_and_its_log_is_plain(flwr, environment, capsys):
+    read = flwr()
     name = "K\u00f6ln \U0001f44d\\x"
     config = load_config({"run-name": "mine", "results-dir": name, "client-lr": 1e-5, "anchor": False})
-    ending = flower_run.drive(config, "lab", ["--more"], os.environ)
+    ending = flower_run.drive(config, "lab", ["--more"], environment)
     assert ending == Ending("finished:completed", interrupted=False)
-    calls, settings = flwr()
+    calls, settings = read()
     assert settings == config.to_run_config()
     assert calls[0][:4] == ["run", str(flower_run.APP_DIR), "lab", "--stream"]
     assert calls[0][-1] == "--more"
@@ -53,9 +66,19 @@ def test_flower_gets_every_setting_and_its_log_is_plain(flwr, capsys):
     assert capsys.readouterr().out == "Successfully started run 77\nWARNING: careful\n"
 
 
-def test_a_flower_that_starts_no_run_has_no_status(monkeypatch):
+@pytest.mark.parametrize(
+    ("details", "silent"),
+    [("No heartbeat received from the task", True), ("ServerApp failed with exception: no disk", False)],
+)
+def test_a_serverapp_that_was_killed_is_told_from_one_that_said_why_it_ended(flwr, environment, details, silent):
+    flwr("failed", details)
+    ending = flower_run.drive(load_config({}), "lab", [], environment)
+    assert ending == Ending("finished:failed", interrupted=False, silent=silent)
+
+
+def test_a_flower_that_starts_no_run_has_no_status(monkeypatch, environment):
     monkeypatch.setattr(flower_run, "tool", lambda name: "false")
-    assert flower_run.drive(load_config({}), "lab", [], os.environ) == Ending(None, interrupted=False)
+    assert flower_run.drive(load_config({}), "lab", [], environment) == Ending(None, interrupted=False)
 
 
 def test_a_simulation_has_a_superlink_and_a_flower_home_of_its_own(monkeypatch, tmp_path):
@@ -67,6 +90,7 @@ def test_a_simulation_has_a_superlink_and_a_flower_home_of_its_own(monkeypatch, 
         connection = tomllib.loads((home / "config.toml").read_text())["superlink"][name]
         assert connection["insecure"]
         assert connection["address"].startswith("127.0.0.1:")
+        assert environment[OWNER] == str(home)
     assert started == ["flower-superlink"]
     assert not home.exists()
     assert environment["RAY_USAGE_STATS_ENABLED"] == "0"

@@ -42,8 +42,19 @@ def test_an_insecure_supernode_has_neither():
 
 def test_the_trainer_is_this_environments_own():
     words = deployed.trainer_command(Path("/s.yaml"), Path("/t/trainer"), Path("/t/secret"))
-    assert words[:3] == [sys.executable, "-m", "client_app.resident"]
-    assert words[3:] == ["--site", "/s.yaml", "--socket", "/t/trainer", "--secret", "/t/secret"]
+    assert words[:4] == [sys.executable, "-P", "-m", "client_app.resident"]
+    assert words[4:] == ["--site", "/s.yaml", "--socket", "/t/trainer", "--secret", "/t/secret"]
+
+
+@pytest.mark.parametrize("package", ["common", "client_app", "torch"])
+def test_a_folder_where_the_operator_stands_is_not_taken_for_ours(tmp_path, package):
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text("raise SystemExit('of the operator')")
+    words = deployed.trainer_command(tmp_path / "none.yaml", tmp_path / "trainer", tmp_path / "secret")
+    (tmp_path / "secret").write_text("0" * 64)
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "of the operator" not in done.stderr
+    assert (done.returncode, "none.yaml" in done.stderr) == (MISTAKE, True)
 
 
 SECURE = ("--ca", "certs/ca.crt", "--key", "certs/sites/a")
@@ -161,9 +172,15 @@ SITE = """
 import sys
 from mh_pfedhn.deployment import site
 site.trainer_command = lambda site, path, secret: [sys.executable, "-c", TRAINER, str(path), str(secret), str(site)]
-site.SiteRun.command = lambda self, path, secret: [sys.executable, "-c", "import time; print('up'); time.sleep(600)"]
+site.SiteRun.command = lambda self, path, secret: [sys.executable, "-c", SUPERNODE, str(self.port)]
 from mh_pfedhn.cli import main
 sys.exit(main(sys.argv[1:]))
+"""
+SUPERNODE = """
+import socket, sys, time
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+print("up", flush=True)
+time.sleep(600)
 """
 TRAINER = """
 import os, socket, sys, time
@@ -176,18 +193,16 @@ time.sleep(600)
 """
 
 
-def start_site(tmp_path, content):
+def start_site(tmp_path, content, port=None):
     (tmp_path / "site.yaml").write_text(content)
-    script = SITE.replace("TRAINER", repr(TRAINER))
+    script = SITE.replace("TRAINER", repr(TRAINER)).replace("SUPERNODE", repr(SUPERNODE))
     command = [sys.executable, "-c", script, "site", "run", "site.yaml", "--server", "127.0.0.1:1", "--insecure"]
-    return subprocess.Popen(
-        [*command, "--port", str(free_port())], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    command += ["--port", str(port or free_port())]
+    return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_a_site_with_status_0_and_leaves_nothing(tmp_path, number):
-    site = start_site(tmp_path, "x")
+def until_up(site):
+    """What a site says until its SuperNode is up, and the ids of the processes that it has started."""
     lines = []
     for line in site.stdout:
         lines.append(line.strip())
@@ -195,6 +210,35 @@ def test_a_signal_stops_a_site_with_status_0_and_leaves_nothing(tmp_path, number
             break
     children = Path(f"/proc/{site.pid}/task/{site.pid}/children").read_text().split()
     assert len(children) == 2
+    return lines, children
+
+
+def folder_in(lines):
+    return Path(next(line.split()[2] for line in lines if line.startswith("[trainer] folder")))
+
+
+def test_a_site_that_was_killed_is_started_again_in_its_place(tmp_path):
+    port = free_port()
+    killed = start_site(tmp_path, "x", port)
+    lines, children = until_up(killed)
+    killed.kill()
+    killed.communicate()
+    assert all(alive(pid) for pid in children)
+    site = start_site(tmp_path, "x", port)
+    said, others = until_up(site)
+    assert not any(alive(pid) for pid in children)
+    assert not folder_in(lines).exists()
+    assert any(f"the folder {folder_in(lines)} and 2 processes" in line for line in said)
+    site.terminate()
+    assert site.communicate(timeout=30)[1] == ""
+    assert site.returncode == 0
+    assert not any(alive(pid) for pid in others)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_a_site_with_status_0_and_leaves_nothing(tmp_path, number):
+    site = start_site(tmp_path, "x")
+    lines, children = until_up(site)
     site.send_signal(number)
     rest, error = site.communicate(timeout=30)
     assert site.returncode == 0
@@ -202,8 +246,7 @@ def test_a_signal_stops_a_site_with_status_0_and_leaves_nothing(tmp_path, number
     assert "The site has stopped." in rest
     assert not any(alive(pid) for pid in children)
     assert any(line.startswith("[trainer] modes 0o700 0o600 64 ") for line in lines)
-    folder = next(line.split()[2] for line in lines if line.startswith("[trainer] folder"))
-    assert not Path(folder).exists()
+    assert not folder_in(lines).exists()
 
 
 def test_a_mistake_in_the_site_file_ends_with_2_and_the_trainers_last_lines(tmp_path):
