@@ -60,7 +60,7 @@ class FederationStrategy(Strategy):
         self._architecture_of = architecture_of
         self._cohorts = random.Random(config.seed)
         previous_run = str(start.config["run-name"]) if start else ""
-        self._log = RoundLog()
+        self._log = RoundLog(quotes_clients=not nodes_may_come)
         self.mailroom = Mailroom(config, self._log, "" if previous_run == config.run_name else previous_run)
         self.membership = Membership(config, method, self._log, self._track, nodes_may_come)
         self.evaluations = Evaluations(config, tracker)

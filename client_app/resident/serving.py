@@ -17,10 +17,12 @@ from pathlib import Path
 
 from flwr.app import RecordDict
 
+from client_app.reasons import TOLD, reason_of
 from client_app.resident import relay
 from client_app.site.private import PrivateSite
 from client_app.trainer import Trainer
 from common.errors import ProtocolError, UserError
+from common.text import printable
 
 Answer = Callable[[str, RecordDict], RecordDict]
 
@@ -55,18 +57,22 @@ def _serve_client(connection: Connection, secret: bytes, answer: Answer) -> None
 
 
 def _reply_to(request: bytes, answer: Answer) -> bytes:
+    """The answer to a request, or the reason code of what went wrong: its words are for the operator, in this log."""
+    message_type = "a request"
     try:
-        message_type, payload = relay.unpack(request)
-        content = relay.records(payload)
-    except Exception as error:  # whatever protobuf makes of garbage
-        return relay.pack(relay.ERROR, f"The trainer was sent bytes that are no request ({_one_line(error)}).")
-    try:
+        try:
+            message_type, payload = relay.unpack(request)
+            content = relay.records(payload)
+        except Exception as error:  # whatever protobuf makes of garbage
+            raise ProtocolError("malformed", f"the bytes are no request ({_one_line(error)})") from error
         return relay.pack(relay.REPLY, answer(message_type, content))
-    except (ProtocolError, UserError) as error:
-        return relay.pack(relay.ERROR, str(error))
-    except Exception:
-        traceback.print_exc()  # for the operator: it may show layers and shapes, which are not the server's business
-        return relay.pack(relay.ERROR, "the site's trainer failed; its own log says why")
+    except (Exception, SystemExit) as error:  # the latter by a site's own code
+        if not isinstance(error, TOLD):
+            traceback.print_exc()
+        reason = reason_of(error)
+        words = f"{printable(message_type, 40)} was answered with {reason}: {_one_line(error)}"
+        print(words, file=sys.stderr, flush=True)
+        return relay.pack(relay.ERROR, reason)
 
 
 @contextlib.contextmanager
@@ -131,4 +137,5 @@ def asked_to_end() -> Iterator[socket.socket]:
 
 
 def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+    """What an error says, which may quote what was sent; its type too where that is no sentence."""
+    return printable(str(error) if isinstance(error, TOLD) else f"{type(error).__name__}: {error}")

@@ -20,9 +20,9 @@ from client_app.site.factories import Factory, describe
 from client_app.site.site_keys import EXAMPLES, KEYS, label
 from common.device import resolve_device
 from common.errors import UserError
-from common.files import write_text
+from common.files import make_folder, write_text
 from common.models import ImageShape
-from common.text import nearest
+from common.text import nearest, short
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class SiteFile:
         key = self.stored_client_key()
         if not key:
             key = str(uuid.uuid4())
-            self.state_dir.mkdir(parents=True, exist_ok=True)
+            make_folder(self.state_dir)
             # For this user alone: whoever reads it could register as this site.
             write_text(self._key_path, f"{key}\n", mode=0o600)
         return key
@@ -134,7 +134,7 @@ def read_keys(path: Path, mistakes: Mistakes) -> dict[str, Any]:
         try:
             values[key] = KEYS[key](value)
         except ValueError as error:
-            mistakes.add(f"{key} is {_short(value)}, but must be {error}.")
+            mistakes.add(f"{key} is {short(value)}, but must be {error}.")
     needed = ["model", "data", "state-dir"]
     if values.get("deploy-global"):
         needed += ["input-shape", "num-classes"]
@@ -177,8 +177,3 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

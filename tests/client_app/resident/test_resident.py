@@ -1,6 +1,7 @@
 """The resident trainer in a process of its own, and the ClientApp that relays to it."""
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -26,6 +27,7 @@ from client_app.resident.relay import Address, TrainerError, ask
 from client_app.site.private import load_site
 from common import protocol
 from common.errors import ProtocolError, UserError
+from common.files import WriteError
 
 HERE = Path(__file__).parents[1]
 PROJECT = HERE.parent.parent
@@ -188,31 +190,52 @@ def test_the_client_app_relays_every_message_type(trainer, in_process):
         ("query.unknown", RecordDict(), "message type is 'query.unknown', but must be one of"),
     ],
 )
-def test_a_refused_request_is_answered_with_its_sentence(trainer, message_type, content, sentence):
-    with pytest.raises(TrainerError, match=f"^{sentence}"):
+def test_a_refused_request_is_answered_with_a_code_and_its_sentence_is_in_the_log(
+    trainer, message_type, content, sentence
+):
+    with pytest.raises(TrainerError, match=r"^the trainer's own log says why$") as error:
         ask(trainer.address, message_type, content)
+    assert error.value.reason == "malformed"
     assert still_answers(trainer)
+    assert f"{message_type} was answered with malformed: {sentence}" in trainer.log.read_text()
 
 
-FAILED = "the site's trainer failed; its own log says why"
+SHAPES = "mat1 and mat2 shapes cannot be multiplied (8x31 and 77x3)"
+FULL = OSError(errno.ENOSPC, "No space left on device", "/data")
 
 
-def test_sentences_for_users_are_passed_on_and_of_other_errors_nothing_but_that_there_was_one(capsys):
-    def answer_of(error):
-        def answer(message_type, content):
-            raise error
+@pytest.mark.parametrize(
+    ("error", "reason", "has_traceback"),
+    [
+        (ProtocolError("no-teacher", "not of round 3"), "no-teacher", False),
+        (ProtocolError("/home/secret", "a method's own"), "client-failed", False),
+        (UserError("The group is misspelt."), "misconfigured", False),
+        (WriteError(Path("/state"), FULL), "disk-full", False),
+        (WriteError(Path("/state"), PermissionError(errno.EACCES, "Permission denied")), "not-writable", False),
+        (FULL, "disk-full", True),
+        (PermissionError(errno.EACCES, "Permission denied", "/data/patient-7"), "client-failed", True),
+        (RuntimeError(SHAPES), "client-failed", True),
+        (KeyError("x\ny"), "client-failed", True),
+        (SystemExit(3), "client-failed", True),
+        (MemoryError("7 GiB"), "out-of-memory", True),
+        (torch.OutOfMemoryError("31 GiB"), "out-of-memory", True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out-of-memory", True),
+        (RuntimeError("\x1b[2J" + "x" * 10_000), "client-failed", True),
+    ],
+    ids=str,
+)
+def test_of_an_error_nothing_is_answered_but_a_code_and_its_words_are_in_the_log(capsys, error, reason, has_traceback):
+    def answer(message_type, content):
+        raise error
 
-        return relay.unpack(serving._reply_to(relay.pack("evaluate", RecordDict()), answer))
-
-    assert answer_of(UserError("The disk is full.")) == ("error", b"The disk is full.")
-    assert answer_of(ProtocolError("malformed", "theta is missing")) == ("error", b"theta is missing")
-    assert capsys.readouterr().err == ""
-    shapes = "mat1 and mat2 shapes cannot be multiplied (8x31 and 77x3)"
-    for error in (RuntimeError(shapes), KeyError("x\ny"), torch.OutOfMemoryError("31 GiB")):
-        assert answer_of(error) == ("error", FAILED.encode())
-        written = capsys.readouterr().err  # for the operator
-        assert "Traceback" in written
-        assert str(error) in written
+    assert relay.unpack(serving._reply_to(relay.pack("evaluate", RecordDict()), answer)) == ("error", reason.encode())
+    written = capsys.readouterr().err  # for the operator
+    assert ("Traceback" in written) == has_traceback
+    *_, last = written.splitlines()
+    assert last.startswith(f"evaluate was answered with {reason}: ")
+    assert last.isprintable()
+    assert len(last) < 600
+    assert " ".join(str(error).split())[-1:] in last
 
 
 def test_a_failure_in_the_sites_own_code_is_in_its_log_and_not_in_the_answer(in_process, tmp_path, capfd):
@@ -226,7 +249,8 @@ def test_a_failure_in_the_sites_own_code_is_in_its_log_and_not_in_the_answer(in_
             ask(address, protocol.TRAIN, content)
         del model[5].forward
         assert protocol.decode_result(ask(address, protocol.TRAIN, content)).num_examples == 20
-    assert str(error.value) == FAILED
+    assert error.value.reason == "client-failed"
+    assert "31" not in str(error.value)
     assert "31x3" in capfd.readouterr().err
 
 
@@ -276,9 +300,7 @@ def test_garbage_before_the_challenge_does_no_harm(trainer, garbage):
 def test_garbage_from_a_client_that_knows_the_secret_is_answered_as_such(trainer, request_bytes):
     with known_client(trainer.address) as connection:
         connection.send_bytes(request_bytes)
-        answer_type, sentence = relay.unpack(connection.recv_bytes())
-    assert answer_type == "error"
-    assert sentence.startswith(b"The trainer was sent bytes that are no request")
+        assert relay.unpack(connection.recv_bytes()) == ("error", b"malformed")
     assert still_answers(trainer)
 
 
@@ -503,15 +525,18 @@ print(sorted(name for name in sys.modules if name.partition(".")[0] in ("client_
         "client_app.resident.relay",
         "common",
         "common.errors",
+        "common.refusal",
+        "common.text",
     ]
     assert told.splitlines() == ["site-1", "[]", str(ours)]
 
 
-@pytest.mark.parametrize("key", ["trainer-socket", "trainer-secret"])
-def test_half_an_address_is_told(key):
-    with pytest.raises(UserError, match=f"has {key}, but must have both"):
+@pytest.mark.parametrize(("key", "other"), [("trainer-socket", "trainer-secret"), ("trainer-secret", "trainer-socket")])
+def test_half_an_address_is_told(key, other):
+    assert relay.is_named_in({key: "/somewhere"})
+    with pytest.raises(UserError, match=f"lacks {other}, but must have both"):
         relay.address_in({key: "/somewhere"})
-    assert relay.address_in({"partition-id": 0}) is None
+    assert not relay.is_named_in({"partition-id": 0})
 
 
 def test_a_listener_that_is_no_trainer_is_told(tmp_path):
