@@ -19,6 +19,7 @@ from flwr.app import RecordDict
 
 from client_app.reasons import TOLD, reason_of
 from client_app.resident import relay
+from client_app.resident.watchdog import Watchdog
 from client_app.site.private import PrivateSite
 from client_app.trainer import Trainer
 from common.errors import ProtocolError, UserError
@@ -35,15 +36,23 @@ def trainer_of(site: PrivateSite) -> Trainer:
     return Trainer(site.for_seed, site.file.run_folder)
 
 
-def serve(listener: socket.socket, secret: bytes, answer: Answer, end: socket.socket) -> None:
-    """Answer one client after the other until `end` can be read. Nothing that a client does ends it."""
+def serve(listener: socket.socket, secret: bytes, answer: Answer, end: socket.socket, watchdog: Watchdog) -> None:
+    """Answer one client after the other until `end` can be read. Nothing that a client does ends it.
+
+    A request that takes longer than the watchdog allows ends the process.
+    """
+
+    def watched(message_type: str, content: RecordDict) -> RecordDict:
+        with watchdog.watching(message_type):
+            return answer(message_type, content)
+
     while True:
         readable, _, _ = select.select([listener, end], [], [])
         if end in readable:
             return
         try:
             with _accepted(listener) as connection:
-                _serve_client(connection, secret, answer)
+                _serve_client(connection, secret, watched)
         except Exception as error:
             # A wrong secret, or a client that went away, fell silent or never spoke this protocol.
             print(f"a client was dropped: {_one_line(error)}", file=sys.stderr, flush=True)

@@ -24,6 +24,7 @@ from client_app.app import app
 from client_app.resident import relay, serving
 from client_app.resident.__main__ import main
 from client_app.resident.relay import Address, TrainerError, ask
+from client_app.resident.watchdog import HUNG, Watchdog
 from client_app.site.private import load_site
 from common import protocol
 from common.errors import ProtocolError, UserError
@@ -56,10 +57,10 @@ def site_file(folder: Path, **changes) -> Path:
 class Trainer:
     """A resident trainer in a process of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **changes) -> None:
         self.address = Address(str(folder / "socket"), str(folder / "secret"))
         (folder / "secret").write_bytes(SECRET)
-        command = [sys.executable, "-m", "client_app.resident", "--site", str(site_file(folder))]
+        command = [sys.executable, "-m", "client_app.resident", "--site", str(site_file(folder, **changes))]
         command += ["--socket", self.address.socket, "--secret", self.address.secret]
         self.log = folder / "log"
         with self.log.open("wb") as log:
@@ -339,7 +340,7 @@ def served_here(folder, answer):
     """`serve` in a thread."""
     end, ender = socket.socketpair()
     with end, ender, serving.listening(folder / "socket") as listener:
-        thread = threading.Thread(target=serving.serve, args=(listener, SECRET, answer, end))
+        thread = threading.Thread(target=serving.serve, args=(listener, SECRET, answer, end, Watchdog(60.0)))
         thread.start()
         try:
             yield
@@ -476,6 +477,66 @@ def test_a_second_trainer_at_one_socket_is_refused(trainer, tmp_path, capsys):
     assert main([*arguments, "--secret", trainer.address.secret]) == 2
     assert "Another trainer listens at" in capsys.readouterr().err
     assert still_answers(trainer)
+
+
+def test_a_second_trainer_with_one_state_dir_is_refused_until_the_first_has_ended(tmp_path):
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    state = {"state-dir": str(tmp_path / "state")}
+    with Trainer(tmp_path / "one", **state) as one:
+        with Trainer(tmp_path / "other", **state) as other:
+            assert other.process.wait(timeout=60) == 2
+            assert other.log.read_text() == (
+                f"Another trainer uses state-dir {tmp_path / 'state'}: stop it, or give this site a state-dir of its "
+                "own.\n"
+            )
+        assert still_answers(one)
+        one.process.kill()
+        one.process.wait()
+    with Trainer(tmp_path / "other", **state) as other:
+        assert still_answers(other)
+
+
+HANGING = """
+import threading
+from pathlib import Path
+
+import torch
+
+class Records:
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        if Path(__file__).with_name("hang").exists():
+            threading.Event().wait()
+        return torch.randn(3, 8, 8), index % 3
+
+def load():
+    return Records(), Records()
+"""
+
+
+def test_a_request_that_hangs_ends_the_trainer_which_says_where(tmp_path, in_process):
+    home = tmp_path / "hanging"
+    home.mkdir()
+    (home / "hanging_records.py").write_text(HANGING)
+    changes = {"data": {"factory": "hanging_records:load"}, "request-limit": 2}
+    with Trainer(home, **changes) as trainer:
+        assert trainer.said.startswith("ready")
+        content = personal(in_process)
+        assert protocol.decode_result(ask(trainer.address, protocol.TRAIN, content)).num_examples == 8
+        (home / "hang").touch()
+        with pytest.raises(TrainerError, match="went away before it answered") as error:
+            ask(trainer.address, protocol.TRAIN, content)
+        assert error.value.reason == "trainer-unreachable"
+        assert trainer.process.wait(timeout=20) == HUNG
+    *stack, last = trainer.log.read_text().splitlines()
+    assert last.startswith("train.exchange took longer than 2 s (request-limit), so the trainer ends")
+    assert any("hanging_records.py" in line and "__getitem__" in line for line in stack)
+    (home / "hang").unlink()
+    with Trainer(home, **changes) as trainer:
+        assert still_answers(trainer)
 
 
 def test_sigterm_while_it_waits_ends_it_and_handlers_are_as_before(tmp_path, capsys):
