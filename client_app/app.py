@@ -1,7 +1,8 @@
 """The ClientApp: hands each message to a trainer and sends its answer back. Which exchange it is, the message says.
 
 In deployment Flower starts a process for every message. It finds the trainer behind a socket, where model and data
-stay, and must itself import nothing that takes long: the imports below are for that.
+stay, and must itself import nothing that takes long: the imports below are for that. They are all of this project, so
+that what Flower tells the server of an app which it cannot load holds nothing of the site's.
 """
 
 from flwr.app import Context, Message
@@ -31,11 +32,11 @@ def deploy(message: Message, context: Context) -> Message:
 
 
 def _answer(message: Message, context: Context, message_type: str) -> Message:
-    address = relay.address_in(context.node_config)
-    if address:
-        content = relay.ask(address, message_type, message.content)
+    if relay.is_named_in(context.node_config):
+        content = relay.answer(context.node_config, message_type, message.content)
     else:
+        from client_app.reasons import answered
         from client_app.trainer import trainer_for
 
-        content = trainer_for(context).answer(message_type, message.content)
+        content = answered(lambda: trainer_for(context).answer(message_type, message.content))
     return Message(content, reply_to=message)

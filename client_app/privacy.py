@@ -7,20 +7,22 @@ accountant does that. Its client mods do not fit: they clip the distance from th
 is sent back here, and draw their noise from NumPy's global generator, which anybody can seed.
 """
 
+import contextlib
 import json
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from common.errors import ProtocolError, UserError
-from common.files import write_bytes
+from common.files import WriteError, make_folder, write_bytes
 from common.protocol import PrivacySpent
 
 if TYPE_CHECKING:
@@ -77,38 +79,81 @@ def seeded_normal(generator: torch.Generator) -> Normal:
 class Ledger:
     """All releases of a site, over all runs, in a JSON file: {"releases": {noise multiplier: how many}}.
 
-    Raises UserError when the file is damaged.
+    Every question is answered by what is in the file then. All methods raise UserError when it is damaged.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._releases = _read(path)
 
     def spent(self, privacy: Privacy, more: int = 0) -> PrivacySpent:
         """What all releases cost together, and `more` of them with these settings."""
-        releases = self._with(privacy, more)
-        epsilon = _accountant(releases, privacy.delta).get_epsilon(privacy.delta) if releases else 0.0
-        return PrivacySpent(epsilon, privacy.delta)
+        return _spent(_with(self._read(), privacy, more), privacy)
 
     def check(self, privacy: Privacy, more: int = 1) -> None:
         """Raise ProtocolError when so many more releases would cost too much."""
-        if privacy.max_epsilon < math.inf and self.spent(privacy, more).epsilon > privacy.max_epsilon:
-            raise ProtocolError(
-                "privacy-budget",
-                f"this client's privacy budget is spent: uploading {more} more would bring epsilon to "
-                f"{self.spent(privacy, more).epsilon:.4g}, above its max-epsilon of {privacy.max_epsilon:g}",
-            )
+        _check(self._read(), privacy, more)
 
-    def add(self, privacy: Privacy) -> PrivacySpent:
-        """Count a release; call before it is sent, so that a crash in between cannot hide it."""
-        self._releases = self._with(privacy, 1)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(self._path, (json.dumps({"releases": self._releases}, indent=2) + "\n").encode())
-        return self.spent(privacy)
+    def charge(self, privacy: Privacy, count: int) -> PrivacySpent:
+        """Count releases and return what all cost; call before they are sent, so that a crash cannot hide them.
 
-    def _with(self, privacy: Privacy, more: int) -> dict[str, int]:
-        key = repr(privacy.noise_multiplier)
-        return self._releases | ({key: self._releases.get(key, 0) + more} if more else {})
+        Others that charge the same file wait meanwhile, so that none is lost. Raises ProtocolError, and counts nothing,
+        when they would cost too much, and WriteError when they cannot be written down.
+        """
+        make_folder(self._path.parent)
+        with self._locked():
+            releases = self._read()
+            _check(releases, privacy, count)
+            releases = _with(releases, privacy, count)
+            write_bytes(self._path, (json.dumps({"releases": releases}, indent=2) + "\n").encode())
+        return _spent(releases, privacy)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        lock = FileLock(self._path.with_suffix(".lock"))
+        try:
+            lock.acquire()
+        except OSError as error:
+            raise WriteError(self._path, error) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _read(self) -> dict[str, int]:
+        if not self._path.exists():
+            return {}
+        try:
+            releases = json.loads(self._path.read_text())["releases"]
+            for noise_multiplier, count in releases.items():
+                if not (float(noise_multiplier) > 0 and type(count) is int and count > 0):
+                    raise ValueError(f"{count!r} releases with noise multiplier {noise_multiplier!r}")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{self._path}, which counts what this site has sent, is damaged ({error}): restore it from a backup."
+            ) from error
+        return dict(releases)
+
+
+def _with(releases: dict[str, int], privacy: Privacy, more: int) -> dict[str, int]:
+    key = repr(privacy.noise_multiplier)
+    return releases | ({key: releases.get(key, 0) + more} if more else {})
+
+
+def _spent(releases: dict[str, int], privacy: Privacy) -> PrivacySpent:
+    epsilon = _accountant(releases, privacy.delta).get_epsilon(privacy.delta) if releases else 0.0
+    return PrivacySpent(epsilon, privacy.delta)
+
+
+def _check(releases: dict[str, int], privacy: Privacy, more: int) -> None:
+    if privacy.max_epsilon == math.inf:
+        return
+    epsilon = _spent(_with(releases, privacy, more), privacy).epsilon
+    if epsilon > privacy.max_epsilon:
+        raise ProtocolError(
+            "privacy-budget",
+            f"this client's privacy budget is spent: uploading {more} more would bring epsilon to {epsilon:.4g}, above "
+            f"its max-epsilon of {privacy.max_epsilon:g}",
+        )
 
 
 def _accountant(releases: dict[str, int], delta: float) -> "RdpAccountant":
@@ -128,18 +173,3 @@ def _accountant(releases: dict[str, int], delta: float) -> "RdpAccountant":
     for noise_multiplier, count in releases.items():
         accountant.compose(GaussianPrivacyEvent(float(noise_multiplier), 1, 1), count)
     return accountant
-
-
-def _read(path: Path) -> dict[str, int]:
-    if not path.exists():
-        return {}
-    try:
-        releases = json.loads(path.read_text())["releases"]
-        for noise_multiplier, count in releases.items():
-            if not (float(noise_multiplier) > 0 and type(count) is int and count > 0):
-                raise ValueError(f"{count!r} releases with noise multiplier {noise_multiplier!r}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}, which counts what this site has sent, is damaged ({error}): restore it from a backup."
-        ) from error
-    return dict(releases)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from common.files import write_tensors
+from common.files import make_folder, write_tensors
 
 State = dict[str, Tensor]
 
@@ -68,7 +68,7 @@ class ClientStore:
         """Keep these tensors; a crash in the middle leaves what was there before."""
         if not state:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         self._make_room(name)
         write_tensors(self._path(name), {"round": self._round, "state": _on_cpu(state)})
 
@@ -91,7 +91,7 @@ class ClientStore:
 
     def export(self, name: str, state: State) -> None:
         """Write these tensors as a file of their own, for others to read: no round, nothing to go back to."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         write_tensors(self._path(name), _on_cpu(state))
 
     def _path(self, name: str) -> Path:

@@ -122,13 +122,10 @@ class Trainer:
             )
         generator = task.generator(f"/noise/{task.instructions.exchange}")
         normal = secret_normal if privacy.is_secret else seeded_normal(generator)
-        ledger = self._ledger(task)
-        ledger.check(privacy, len(arrays))
-        noised = {}
-        for name, array in arrays.items():
-            noised[name] = privacy.protect(array.flatten(), normal).view(array.shape)
-            spent = ledger.add(privacy)
-        return noised, spent
+        spent = self._ledger(task).charge(privacy, len(arrays))
+        return {
+            name: privacy.protect(array.flatten(), normal).view(array.shape) for name, array in arrays.items()
+        }, spent
 
     def _check_budget(self, task: Task) -> None:
         if task.site.privacy:

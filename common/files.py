@@ -1,10 +1,23 @@
 """Writing files whole or not at all, in one way, so that a crash or a full disk leaves what was there before."""
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
+
+
+class WriteError(OSError):
+    """A file or a folder that could not be written: a sentence without its stop; `errno` is None where unknown."""
+
+    def __init__(self, path: Path, cause: BaseException) -> None:
+        system = _system_error(cause)
+        why = (system.strerror if system else "") or str(system or cause)
+        super().__init__(system.errno if system else None, why, str(path))
+
+    def __str__(self) -> str:
+        return f"{self.filename} could not be written: {self.strerror}"
 
 
 def write_tensors(path: Path, content: object) -> None:
@@ -28,13 +41,13 @@ def write(path: Path, fill: Callable[[IO[bytes]], object], mode: int | None = No
     """Have `fill` write a file, whole or not at all: a reader finds the old content or the new, and so does a crash.
 
     The content and its name are on the disk when this returns. `mode` holds the permission bits; without it they are
-    those of the file that is replaced, or the usual ones. Raises OSError when it cannot be written.
+    those of the file that is replaced, or the usual ones. Raises WriteError when it cannot be written.
     """
     # The process id keeps two processes that write one file out of each other's way.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    if mode is None and path.exists():
-        mode = path.stat().st_mode & 0o777
     try:
+        if mode is None and path.exists():
+            mode = path.stat().st_mode & 0o777
         # Nobody else can read it before it has its bits.
         with open(
             temporary, "wb", opener=lambda name, flags: os.open(name, flags, 0o666 if mode is None else 0o600)
@@ -45,13 +58,21 @@ def write(path: Path, fill: Callable[[IO[bytes]], object], mode: int | None = No
                 os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync_folder(path.parent)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, RuntimeError):
-            # What PyTorch's writer raises on a full disk instead of the system's error.
-            raise OSError(f"{path} could not be written: {error}") from error
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError | RuntimeError):  # the latter is what PyTorch makes of the system's error
+            raise WriteError(path, error) from error
         raise
-    sync_folder(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, unless it is there. Raises WriteError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(path, error) from error
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -76,3 +97,10 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _system_error(error: BaseException | None) -> OSError | None:
+    """The error of the system's that led to this one, if any did."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error

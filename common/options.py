@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.errors import UserError
-from common.text import kebab, nearest, spelled
+from common.text import kebab, nearest, short, spelled
 
 AUTO = "auto"
 
@@ -49,7 +49,9 @@ class Option:
         """The value in this option's type. Raises UserError with one sentence that says what would be right."""
         checked = self._accepted(value)
         if checked is None:
-            raise UserError(f"{self.key} is {value!r} in {origin}, but must be {self.valid}{self._hint(value) or '.'}")
+            raise UserError(
+                f"{self.key} is {short(value)} in {origin}, but must be {self.valid}{self._hint(value) or '.'}"
+            )
         return checked
 
     @property

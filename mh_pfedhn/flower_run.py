@@ -13,6 +13,7 @@ import tomlkit
 
 from common.config import Config
 from common.files import write_text
+from common.text import plain
 from mh_pfedhn.private_folder import OWNER
 from mh_pfedhn.processes import tool
 
@@ -65,7 +66,7 @@ def _stream(command: list[str], superlink: str, environment: Mapping[str, str]) 
                 if started := re.search(r"Successfully started run (\d+)", line):
                     run_id = started[1]
                 if not any(noise in line for noise in _NOISE):
-                    print(_plain(line), end="", flush=True)
+                    print(_text(line), flush=True)
         except KeyboardInterrupt:
             interrupted = True
             flower.terminate()
@@ -75,12 +76,12 @@ def _stream(command: list[str], superlink: str, environment: Mapping[str, str]) 
     return run_id, interrupted
 
 
-def _plain(line: str) -> str:
-    """A line of Flower's log without colours, and without a level that says nothing."""
+def _text(line: str) -> str:
+    """A line of Flower's log without colours or what else a terminal obeys, and without a level that says nothing."""
     found = _LOG_LINE.match(line)
-    if not found:
-        return line
-    return found["text"] if found["level"] == "INFO" else f"{found['level']}: {found['text']}"
+    if found:
+        line = found["text"] if found["level"] == "INFO" else f"{found['level']}: {found['text']}"
+    return plain(line).rstrip()
 
 
 def _status(run_id: str, superlink: str, environment: Mapping[str, str]) -> tuple[str, str]:

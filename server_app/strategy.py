@@ -60,8 +60,8 @@ class FederationStrategy(Strategy):
         self._architecture_of = architecture_of
         self._cohorts = random.Random(config.seed)
         previous_run = str(start.config["run-name"]) if start else ""
-        # Simulated clients are the program's own, so nobody's count has to be doubted.
-        self._log = RoundLog(config.max_client_weight if nodes_may_come else 1.0)
+        # Simulated clients are the researcher's own: they may be quoted, and nobody's count has to be doubted.
+        self._log = RoundLog(not nodes_may_come, config.max_client_weight if nodes_may_come else 1.0)
         self.mailroom = Mailroom(config, self._log, "" if previous_run == config.run_name else previous_run)
         self.membership = Membership(config, method, self._log, self._track, nodes_may_come)
         self.evaluations = Evaluations(config, tracker)

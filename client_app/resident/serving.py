@@ -17,10 +17,13 @@ from pathlib import Path
 
 from flwr.app import RecordDict
 
+from client_app.reasons import TOLD, reason_of
 from client_app.resident import relay
+from client_app.resident.watchdog import Watchdog
 from client_app.site.private import PrivateSite
 from client_app.trainer import Trainer
 from common.errors import ProtocolError, UserError
+from common.text import printable
 
 Answer = Callable[[str, RecordDict], RecordDict]
 
@@ -33,15 +36,23 @@ def trainer_of(site: PrivateSite) -> Trainer:
     return Trainer(site.for_seed, site.file.run_folder)
 
 
-def serve(listener: socket.socket, secret: bytes, answer: Answer, end: socket.socket) -> None:
-    """Answer one client after the other until `end` can be read. Nothing that a client does ends it."""
+def serve(listener: socket.socket, secret: bytes, answer: Answer, end: socket.socket, watchdog: Watchdog) -> None:
+    """Answer one client after the other until `end` can be read. Nothing that a client does ends it.
+
+    A request that takes longer than the watchdog allows ends the process.
+    """
+
+    def watched(message_type: str, content: RecordDict) -> RecordDict:
+        with watchdog.watching(message_type):
+            return answer(message_type, content)
+
     while True:
         readable, _, _ = select.select([listener, end], [], [])
         if end in readable:
             return
         try:
             with _accepted(listener) as connection:
-                _serve_client(connection, secret, answer)
+                _serve_client(connection, secret, watched)
         except Exception as error:
             # A wrong secret, or a client that went away, fell silent or never spoke this protocol.
             print(f"a client was dropped: {_one_line(error)}", file=sys.stderr, flush=True)
@@ -55,18 +66,22 @@ def _serve_client(connection: Connection, secret: bytes, answer: Answer) -> None
 
 
 def _reply_to(request: bytes, answer: Answer) -> bytes:
+    """The answer to a request, or the reason code of what went wrong: its words are for the operator, in this log."""
+    message_type = "a request"
     try:
-        message_type, payload = relay.unpack(request)
-        content = relay.records(payload)
-    except Exception as error:  # whatever protobuf makes of garbage
-        return relay.pack(relay.ERROR, f"The trainer was sent bytes that are no request ({_one_line(error)}).")
-    try:
+        try:
+            message_type, payload = relay.unpack(request)
+            content = relay.records(payload)
+        except Exception as error:  # whatever protobuf makes of garbage
+            raise ProtocolError("malformed", f"the bytes are no request ({_one_line(error)})") from error
         return relay.pack(relay.REPLY, answer(message_type, content))
-    except (ProtocolError, UserError) as error:
-        return relay.pack(relay.ERROR, str(error))
-    except Exception:
-        traceback.print_exc()  # for the operator: it may show layers and shapes, which are not the server's business
-        return relay.pack(relay.ERROR, "the site's trainer failed; its own log says why")
+    except (Exception, SystemExit) as error:  # the latter by a site's own code
+        if not isinstance(error, TOLD):
+            traceback.print_exc()
+        reason = reason_of(error)
+        words = f"{printable(message_type, 40)} was answered with {reason}: {_one_line(error)}"
+        print(words, file=sys.stderr, flush=True)
+        return relay.pack(relay.ERROR, reason)
 
 
 @contextlib.contextmanager
@@ -131,4 +146,5 @@ def asked_to_end() -> Iterator[socket.socket]:
 
 
 def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+    """What an error says, which may quote what was sent; its type too where that is no sentence."""
+    return printable(str(error) if isinstance(error, TOLD) else f"{type(error).__name__}: {error}")

@@ -111,7 +111,7 @@ def load_site(path: Path) -> PrivateSite:
         file.stored_client_key()
     with mistakes.noted():
         if file.privacy and file.privacy.ledger:
-            Ledger(file.privacy.ledger)
+            Ledger(file.privacy.ledger).spent(file.privacy)
     if "model" in values:
         with mistakes.noted():
             personal = build_personal(file, file.seed or 0)

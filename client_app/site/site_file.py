@@ -14,15 +14,18 @@ from typing import Any
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 
 from client_app.privacy import Privacy
 from client_app.site.factories import Factory, describe
 from client_app.site.site_keys import EXAMPLES, KEYS, label
 from common.device import resolve_device
 from common.errors import UserError
-from common.files import write_text
+from common.files import WriteError, make_folder, write_text
 from common.models import ImageShape
-from common.text import nearest
+from common.text import nearest, short
+
+_REQUEST_LIMIT = 4 * 3600.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class SiteFile:
     client_key: str  # empty: the one in state-dir
     privacy: Privacy | None  # of what is sent
     methods: tuple[str, ...]  # module:Class of the methods from outside this project that the site takes part in
+    request_limit: float  # seconds that a trainer may work on a request
 
     def run_folder(self, run_name: str) -> Path:
         """Where this site keeps its files of a run."""
@@ -69,10 +73,33 @@ class SiteFile:
         key = self.stored_client_key()
         if not key:
             key = str(uuid.uuid4())
-            self.state_dir.mkdir(parents=True, exist_ok=True)
+            make_folder(self.state_dir)
             # For this user alone: whoever reads it could register as this site.
             write_text(self._key_path, f"{key}\n", mode=0o600)
         return key
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold `state-dir`, which is made, against every other trainer, as long as this process lives at most.
+
+        Two would be one client to the server, each with a part of what it keeps. Raises UserError when another trainer
+        holds it, WriteError when it cannot be written to.
+        """
+        make_folder(self.state_dir)
+        path = self.state_dir / ".lock"
+        lock = FileLock(path, mode=0o600)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"Another trainer uses state-dir {self.state_dir}: stop it, or give this site a state-dir of its own."
+            ) from None
+        except OSError as error:
+            raise WriteError(path, error) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     @property
     def _key_path(self) -> Path:
@@ -134,7 +161,7 @@ def read_keys(path: Path, mistakes: Mistakes) -> dict[str, Any]:
         try:
             values[key] = KEYS[key](value)
         except ValueError as error:
-            mistakes.add(f"{key} is {_short(value)}, but must be {error}.")
+            mistakes.add(f"{key} is {short(value)}, but must be {error}.")
     needed = ["model", "data", "state-dir"]
     if values.get("deploy-global"):
         needed += ["input-shape", "num-classes"]
@@ -167,6 +194,7 @@ def site_file_of(path: Path, values: Mapping[str, Any]) -> SiteFile:
         client_key=values.get("client-key", ""),
         privacy=Privacy(**privacy, ledger=state_dir / "privacy.json") if privacy else None,
         methods=values.get("methods", ()),
+        request_limit=values.get("request-limit", _REQUEST_LIMIT),
     )
 
 
@@ -177,8 +205,3 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

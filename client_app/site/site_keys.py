@@ -113,6 +113,12 @@ def _privacy(value: object) -> dict[str, float]:
     return {key.replace("-", "_"): float(number) for key, number in value.items()}
 
 
+def _seconds(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value < math.inf:
+        raise ValueError("a number of seconds of at least 1")
+    return float(value)
+
+
 # Key -> least value, and the one that is too much.
 _PRIVACY = {
     "clipping-norm": (1e-6, math.inf),
@@ -138,6 +144,7 @@ KEYS: dict[str, Callable[[object], Any]] = {
     "client-key": label,
     "privacy": _privacy,
     "methods": _methods,
+    "request-limit": _seconds,
 }
 # Of the keys that may be missing.
 EXAMPLES = {

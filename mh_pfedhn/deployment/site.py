@@ -14,6 +14,7 @@ from pathlib import Path
 from common.errors import UserError
 from common.files import write_text
 from mh_pfedhn.deployment.certificates import read_certificate, read_site_key
+from mh_pfedhn.deployment.heartbeat import Heartbeat
 from mh_pfedhn.deployment.supervision import Child
 from mh_pfedhn.private_folder import OWNER, private_folder
 from mh_pfedhn.processes import KEEP_MEMORY, check_port, flower_environment, say, stopping, tool
@@ -61,11 +62,11 @@ class SiteRun:
         check_port("--port", "127.0.0.1", self.port)
 
 
-def trainer_command(site: Path, trainer_socket: Path, secret: Path) -> list[str]:
+def trainer_command(site: Path, trainer_socket: Path, secret: Path, heartbeat: Path) -> list[str]:
     """The process that holds model and data between messages."""
     # -P: a folder `common` or `client_app` where the command is given is not ours.
     command = [sys.executable, "-P", "-m", "client_app.resident", "--site", str(site)]
-    return [*command, "--socket", str(trainer_socket), "--secret", str(secret)]
+    return [*command, "--socket", str(trainer_socket), "--secret", str(secret), "--heartbeat", str(heartbeat)]
 
 
 def run_site(site: SiteRun) -> int:
@@ -90,10 +91,12 @@ def run_site(site: SiteRun) -> int:
             raise UserError(f"TMPDIR is {tempfile.gettempdir()!r}, which is too long for the path of a socket.")
         write_text(secret, secrets.token_hex(32), mode=0o600)
         environment = flower_environment(os.environ) | {OWNER: str(folder)}
-        trainer = Child("trainer", trainer_command(site.site, trainer_socket, secret), KEEP_MEMORY | environment)
+        heartbeat = Heartbeat(Path(folder, "heartbeat"))
+        command = trainer_command(site.site, trainer_socket, secret, heartbeat.path)
+        trainer = Child("trainer", command, KEEP_MEMORY | environment)
         supernode = Child("supernode", site.command(trainer_socket, secret), environment)
         try:
-            _supervise(trainer, supernode, trainer_socket, stop.wait)
+            _supervise(trainer, supernode, trainer_socket, heartbeat, stop.wait)
         finally:
             # The SuperNode first, so that no message arrives that nobody answers.
             supernode.stop()
@@ -102,12 +105,22 @@ def run_site(site: SiteRun) -> int:
     return 0
 
 
-def _supervise(trainer: Child, supernode: Child, trainer_socket: Path, wait: Callable[[float], bool]) -> None:
-    """Both run until `wait` says stop; the SuperNode joins when the trainer serves for the first time."""
+def _supervise(
+    trainer: Child, supernode: Child, trainer_socket: Path, heartbeat: Heartbeat, wait: Callable[[float], bool]
+) -> None:
+    """Both run until `wait` says stop; the SuperNode joins when the trainer serves for the first time.
+
+    A trainer whose heart does not beat is killed, and started again as after any other end.
+    """
     served, failures = False, 0
     while not wait(_TICK):
         if not trainer.running:
             trainer_socket.unlink(missing_ok=True)
+            heartbeat.forget()
+        elif heartbeat.has_stopped():
+            say(f"The trainer has given no sign of life for {heartbeat.patience:.0f} s, so it is killed.")
+            trainer.kill()
+            heartbeat.forget()
         if trainer.keep_running() and not served:
             failures = failures + 1 if trainer.lasted < _QUICK else 0
             if failures == _FAILURES:

@@ -9,12 +9,12 @@ import time
 from collections import deque
 from collections.abc import Mapping
 
+from common.text import plain
 from mh_pfedhn.processes import say
 
 _ENDS_WITHIN = 20.0  # seconds
 _FIRST_DELAY, _LONGEST_DELAY = 1.0, 30.0  # before a child is started again
 _STEADY = 60.0  # a child that has run for so long is started again without the delays of earlier failures
-_COLOUR = re.compile(r"\x1b\[\d+m")
 _FLOWER_EXIT = re.compile(r"Exit Code: (\d+)$")
 _REFUSED = "[code: 2004]"  # how Flower's SuperLink refuses a SuperNode
 
@@ -60,6 +60,11 @@ class Child:
         self._delay = min(2 * self._delay, _LONGEST_DELAY)
         return True
 
+    def kill(self) -> None:
+        """Kill the group of one that is stuck; `keep_running` then starts it again."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+
     def stop(self) -> None:
         """Terminate the group; kill what does not listen."""
         if self._process is None:
@@ -90,10 +95,10 @@ class Child:
         assert process.stdout is not None
         with process.stdout as output:
             for line in output:
-                plain = _COLOUR.sub("", line).rstrip()
-                if plain:
-                    self.lines.append(plain)
-                    print(f"[{self.name}] {plain}", flush=True)
+                shown = plain(line).rstrip()
+                if shown:
+                    self.lines.append(shown)
+                    print(f"[{self.name}] {shown}", flush=True)
 
     def _end_group(self) -> str:
         """Kill what is left of the group, and say how its first process ended."""

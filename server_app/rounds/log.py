@@ -7,6 +7,7 @@ from logging import WARNING
 
 from flwr.common import log
 
+from common.text import printable
 from server_app.results import PHASES, Failure, RoundRecord
 from server_app.weights import capped_weights
 
@@ -14,11 +15,14 @@ from server_app.weights import capped_weights
 class RoundLog:
     """Holds the record of the round under way.
 
-    `max_client_weight` is the largest share that one client has of the weights of a mean over clients.
+    `quotes_clients` says whether what clients say in words of their own may stand in it: those of a simulation, which
+    are the researcher's, and no others. `max_client_weight` is the largest share that one client has of the weights of
+    a mean over clients.
     """
 
-    def __init__(self, max_client_weight: float = 1.0) -> None:
+    def __init__(self, quotes_clients: bool = False, max_client_weight: float = 1.0) -> None:
         self.record = RoundRecord(0)
+        self.quotes_clients = quotes_clients
         self._max_client_weight = max_client_weight
         self._known_as_capped: set[str] = set()  # clients of which it was said that their weight is cut
 
@@ -28,7 +32,8 @@ class RoundLog:
         self.record = RoundRecord(server_round, seconds=seconds, max_client_weight=self._max_client_weight)
 
     def fail(self, client: str, reason: str, detail: str) -> None:
-        """Note that a client lost its round: `reason` is counted, `detail` is a sentence."""
+        """Note that a client lost its round: `reason` is counted, `detail` a sentence, which may quote the client."""
+        detail = printable(detail)
         log(WARNING, "Round %d: client %s: %s: %s", self.record.round, client, reason, detail)
         self.record.failures.append(Failure(client, reason, detail))
 

@@ -12,18 +12,22 @@ from flwr.serverapp import Grid
 from common import protocol
 from common.config import Config
 from common.errors import ProtocolError, UserError
+from common.refusal import PASSING
 from server_app.client import Client, natural_order
 from server_app.methods.base import Method
 from server_app.rounds.log import RoundLog
 from server_app.rounds.mailroom import TTL_MARGIN
 from server_app.rounds.registry import KEY_IN_USE, Registry
-from server_app.rounds.round_trip import WRONG_SENDER, OpenRequests, RoundTrip, describe_error
+from server_app.rounds.round_trip import OpenRequests, RoundTrip, failure_of
 
 _START_PATIENCE = 300.0  # seconds
 _LOOK_EVERY = 0.5  # seconds between looks for nodes
 _PAUSE = 1.0  # seconds between looks for clients
 _REST = 10.0  # seconds after which a node is asked again whose registration failed for one of these reasons
-_PASSING = ("client-raised", "client-crashed", "client-not-loadable", "node-unavailable", "message-unavailable")
+_PASSING = (
+    *("client-raised", "client-crashed", "client-not-loadable", "node-unavailable", "message-unavailable"),
+    *PASSING,
+)
 
 
 class Membership:
@@ -110,14 +114,12 @@ class Membership:
         requests = (
             (f"node {node}", Message(greeting, node, protocol.REGISTER, ttl=patience + TTL_MARGIN)) for node in new
         )
-        trip = RoundTrip(grid, requests, len(new), patience, 1.0, self._log.fail)
+        trip = RoundTrip(grid, requests, len(new), patience, 1.0, self._log.fail, self._log.quotes_clients)
         taken = set()  # nodes that asked for a key which another still holds; it may be gone in the next round
         for name, message in itertools.chain(late, trip.replies()):
-            if message.has_error():  # only late ones: the trip sorts out its own
-                self._log.fail(name, *describe_error(message.error))
-                continue
-            if name != f"node {message.metadata.src_node_id}":
-                self._log.fail(name, *WRONG_SENDER)
+            # Only of late ones: the trip sorts out its own.
+            if failure := failure_of(message, int(name.removeprefix("node ")), self._log.quotes_clients):
+                self._log.fail(name, *failure)
                 continue
             try:
                 registration = protocol.decode_registration(message.content, self._method.facts)

@@ -4,7 +4,6 @@ Flower's own `send_and_receive` looks for replies every 3 s and returns them all
 """
 
 import math
-import re
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Set
@@ -14,27 +13,30 @@ from typing import Protocol
 from flwr.app import Error, Message
 from flwr.serverapp import Grid
 
+from common.refusal import REASONS, decode_refusal
+from common.text import printable
+
 # Seconds between looks for replies: a share of what has been waited, so that what looking adds to a wait is small.
 _FIRST_PAUSE = 0.02
 _PAUSE_SHARE = 0.01
 _LONGEST_PAUSE = 0.5
 
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _RAY_PREAMBLE = "Exception ClientAppException occurred. Message: "
 
-WRONG_SENDER = "wrong-sender", "the reply is from another node than the one that was asked"
+_WRONG_SENDER = "wrong-sender", "the reply is from another node than the one that was asked"
 
-# Flower's error codes, by what happened.
-_ERROR_NAMES = {
-    1: "client-not-loadable",
-    2: "client-raised",
-    3: "message-unavailable",
-    4: "message-unavailable",
-    5: "node-unavailable",
-    6: "refused-by-mod",
-    7: "bad-app-bundle",
-    8: "client-crashed",
+# Flower's error codes: what happened, and what is said of it where the node's own words are not to be quoted.
+_FLOWER_ERRORS = {
+    1: ("client-not-loadable", "Flower could not load the app at the site; its SuperNode's log says why"),
+    2: ("client-raised", "Flower could not run the app at the site; its SuperNode's log says why"),
+    3: ("message-unavailable", "Flower no longer has the message, or never had it"),
+    4: ("message-unavailable", "Flower no longer has the reply to the message"),
+    5: ("node-unavailable", "the site's SuperNode is gone"),
+    6: ("refused-by-mod", "a mod of the site's ClientApp refused the message"),
+    7: ("bad-app-bundle", "the site's SuperNode refused the app's bundle; its log says why"),
+    8: ("client-crashed", "the process that the site's SuperNode started for the message ended without an answer"),
 }
+_UNKNOWN_ERROR = "unknown", "Flower reports an error of no known kind; the site's SuperNode's log may say more"
 
 
 class Reject(Protocol):
@@ -119,6 +121,7 @@ class RoundTrip:
     deadline: seconds after which missing replies count as late.
     quorum: share of the clients (0 to 1] whose good replies end the exchange early.
     reject: is told of every client that fails.
+    quotes_clients: whether their own words may be passed on to it.
     """
 
     def __init__(
@@ -129,12 +132,14 @@ class RoundTrip:
         deadline: float,
         quorum: float,
         reject: Reject,
+        quotes_clients: bool = False,
     ) -> None:
         self._grid = grid
         self._requests = requests
         self._deadline = deadline
         self._needed = math.ceil(quorum * count - 1e-9)  # 0.28 x 25 is 7.000000000000001 in binary
         self._note = reject
+        self._quotes_clients = quotes_clients
         self._rejected: set[str] = set()
         self._asked: dict[str, str] = {}  # message id -> client key
         self._nodes: dict[str, int] = {}  # client key -> the node that was asked
@@ -173,10 +178,8 @@ class RoundTrip:
                     self._note(self._asked.get(asked, "unknown"), *self._why_not_wanted(asked))
                     continue
                 client = waiting.pop(asked)
-                if message.has_error():
-                    self.reject(client, *describe_error(message.error))
-                elif message.metadata.src_node_id != self._nodes[client]:
-                    self.reject(client, *WRONG_SENDER)
+                if failure := failure_of(message, self._nodes[client], self._quotes_clients):
+                    self.reject(client, *failure)
                 else:
                     arrived.add(client)
                     yield client, message
@@ -197,11 +200,27 @@ class RoundTrip:
         return "unasked", "a reply to a message of another exchange"
 
 
-def describe_error(error: Error) -> tuple[str, str]:
-    """A short name and a sentence for an error reply."""
-    reason = _COLOUR.sub("", error.reason or "no reason given")
+def failure_of(message: Message, node: int, quotes_clients: bool) -> tuple[str, str] | None:
+    """Why a reply brings nothing: a reason and a sentence for an error of Flower's, a reply from another node than the
+    one that was asked, and a client's refusal; None for any other. The client's own words are in it only if quoted.
+    """
+    if message.has_error():
+        return describe_error(message.error, quotes_clients)
+    if message.metadata.src_node_id != node:
+        return _WRONG_SENDER
+    if refusal := decode_refusal(message.content):
+        quoted = refusal.detail if quotes_clients else ""
+        return refusal.reason, quoted or REASONS[refusal.reason]
+    return None
+
+
+def describe_error(error: Error, quotes_clients: bool) -> tuple[str, str]:
+    """A reason and a sentence for an error reply of Flower's, which quotes the exception of whose code it was."""
+    name, sentence = _FLOWER_ERRORS.get(error.code, _UNKNOWN_ERROR)
+    if not quotes_clients or not error.reason:
+        return name, sentence
     # In a simulation the client's own words come after a page of Ray's, quoted once more by Flower.
-    _, quoted, words = reason.rpartition(_RAY_PREAMBLE)
+    _, quoted, words = error.reason.rpartition(_RAY_PREAMBLE)
     if quoted:
         words = words.removesuffix(">").removesuffix("'").removesuffix('"')
-    return _ERROR_NAMES.get(error.code, "unknown"), " ".join(words.split())[:500]
+    return name, printable(words)

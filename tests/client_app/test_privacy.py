@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -130,9 +132,9 @@ def test_epsilon_is_a_close_upper_bound_of_the_exact_one(tmp_path, noise_multipl
 def test_releases_of_all_settings_and_processes_add_up(tmp_path):
     path = tmp_path / "new" / "privacy.json"
     strong, weak = Privacy(1.0, 5.0), Privacy(0.1, 2.0)
-    Ledger(path).add(strong)
-    Ledger(path).add(weak)
-    spent = Ledger(path).add(strong)
+    Ledger(path).charge(strong, 1)
+    Ledger(path).charge(weak, 1)
+    spent = Ledger(path).charge(strong, 1)
     exact = exact_epsilon([5.0, 2.0, 5.0], 1e-5)
     assert exact <= spent.epsilon <= 1.2 * exact
     assert Ledger(path).spent(weak) == spent
@@ -145,18 +147,56 @@ def test_nothing_is_sent_beyond_the_budget(tmp_path):
     privacy = Privacy(1.0, 3.0, max_epsilon=limit)
     for _ in range(2):
         ledger.check(privacy)
-        ledger.add(privacy)
+        ledger.charge(privacy, 1)
     with pytest.raises(ProtocolError, match=f"above its max-epsilon of {limit:g}") as error:
         ledger.check(privacy)
     assert error.value.reason == "privacy-budget"
+    with pytest.raises(ProtocolError, match=f"above its max-epsilon of {limit:g}"):
+        ledger.charge(privacy, 1)
+    assert json.loads((tmp_path / "privacy.json").read_text()) == {"releases": {"3.0": 2}}
     ledger.check(Privacy(1.0, 3.0, max_epsilon=2 * limit))
+
+
+def test_a_ledger_counts_what_others_have_charged_since_it_was_opened(tmp_path):
+    one, other = Ledger(tmp_path / "privacy.json"), Ledger(tmp_path / "privacy.json")
+    limit = one.spent(Privacy(1.0, 3.0), 2).epsilon * 1.001
+    privacy = Privacy(1.0, 3.0, max_epsilon=limit)
+    one.charge(privacy, 1)
+    assert other.charge(privacy, 1) == one.spent(privacy)
+    with pytest.raises(ProtocolError, match="budget is spent"):
+        one.charge(privacy, 1)
+    assert json.loads((tmp_path / "privacy.json").read_text()) == {"releases": {"3.0": 2}}
+
+
+def test_processes_that_charge_one_ledger_at_once_lose_no_release(tmp_path):
+    program = """
+import sys
+from pathlib import Path
+from client_app.privacy import Ledger, Privacy
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(60):
+    Ledger(Path(sys.argv[1])).charge(Privacy(1.0, 3.0), 1)
+"""
+    path = tmp_path / "privacy.json"
+    command = [sys.executable, "-c", program, str(path)]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate(timeout=120)
+        assert process.returncode == 0
+    assert json.loads(path.read_text()) == {"releases": {"3.0": 180}}
 
 
 def test_several_uploads_at_once_must_fit_into_the_budget_together(tmp_path):
     ledger = Ledger(tmp_path / "privacy.json")
     limit = ledger.spent(Privacy(1.0, 3.0), 3).epsilon * 1.001
     privacy = Privacy(1.0, 3.0, max_epsilon=limit)
-    ledger.add(privacy)
+    ledger.charge(privacy, 1)
     ledger.check(privacy, 2)
     with pytest.raises(ProtocolError, match=f"above its max-epsilon of {limit:g}") as error:
         ledger.check(privacy, 3)
@@ -170,7 +210,7 @@ def test_a_damaged_ledger_is_told_and_not_begun_anew(tmp_path, content):
     path = tmp_path / "privacy.json"
     path.write_text(content)
     with pytest.raises(UserError, match="restore it from a backup") as error:
-        Ledger(path)
+        Ledger(path).spent(Privacy(1.0, 1.0))
     assert str(path) in str(error.value)
     assert path.read_text() == content
 

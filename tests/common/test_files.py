@@ -2,6 +2,8 @@
 
 import errno
 import os
+import resource
+import signal
 import stat
 import threading
 
@@ -52,9 +54,7 @@ class Interrupted(BaseException):
     """As KeyboardInterrupt and SystemExit are, which are no Exception."""
 
 
-@pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "full"), ValueError("bad"), KeyboardInterrupt(), SystemExit(1), Interrupted()]
-)
+@pytest.mark.parametrize("error", [ValueError("bad"), KeyboardInterrupt(), SystemExit(1), Interrupted()])
 def test_whatever_goes_wrong_while_writing_leaves_the_old_content_and_nothing_else(path, error):
     def fill(file):
         file.write(b"half of the new")
@@ -72,14 +72,48 @@ def test_a_new_file_that_cannot_be_written_is_not_there_afterwards(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_pytorch_says_of_a_full_disk_is_an_os_error_that_names_the_file(path):
+@pytest.fixture
+def full_disk():
+    """Files of 4 KB at most: writing more fails in the system call, as on a disk that is full."""
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.usefixtures("full_disk")
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: files.write_bytes(path, bytes(100_000)),
+        lambda path: files.write_tensors(path, {"phi": torch.zeros(100_000)}),
+    ],
+    ids=["bytes", "tensors"],
+)
+def test_a_full_disk_is_told_in_the_systems_words_with_the_file_and_not_in_pytorchs(path, write):
+    with pytest.raises(files.WriteError, match=rf"^{path} could not be written: File too large$") as caught:
+        write(path)
+    assert caught.value.errno == errno.EFBIG
+    assert_untouched(path)
+
+
+def test_what_pytorch_alone_knows_of_a_failure_is_told_in_its_words(path):
     def fill(file):
         raise RuntimeError("unexpected pos 64 vs 0")
 
-    with pytest.raises(OSError, match=rf"^{path} could not be written: unexpected pos 64 vs 0$") as caught:
+    with pytest.raises(files.WriteError, match=rf"^{path} could not be written: unexpected pos 64 vs 0$") as caught:
         files.write(path, fill)
-    assert isinstance(caught.value.__cause__, RuntimeError)
+    assert caught.value.errno is None
     assert_untouched(path)
+
+
+def test_a_folder_that_cannot_be_made_is_named(path):
+    with pytest.raises(files.WriteError, match=rf"^{path}/below could not be written: Not a directory$"):
+        files.make_folder(path / "below")
+    files.make_folder(path.parent / "a" / "b")
+    files.make_folder(path.parent / "a" / "b")
+    assert (path.parent / "a" / "b").is_dir()
 
 
 def test_what_cannot_be_saved_leaves_the_old_content(path):
@@ -102,13 +136,13 @@ def test_a_step_that_fails_leaves_the_old_content_and_nothing_else(path, monkeyp
 
 def test_a_folder_is_not_replaced_by_a_file(tmp_path):
     (tmp_path / "state").mkdir()
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(files.WriteError, match="could not be written: Is a directory"):
         files.write_bytes(tmp_path / "state", b"new")
     assert [each.name for each in tmp_path.iterdir()] == ["state"]
 
 
 def test_a_file_in_a_folder_that_is_not_there_cannot_be_written(tmp_path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(files.WriteError, match="could not be written: No such file or directory"):
         files.write_bytes(tmp_path / "nowhere" / "state", b"new")
     assert list(tmp_path.iterdir()) == []
 

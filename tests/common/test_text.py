@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.text import kebab, nearest, snake, spelled, split
+from common.text import kebab, nearest, plain, printable, short, snake, spelled, split
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,37 @@ def test_a_known_name_is_spelled_as_it_is_known_and_another_stays():
         *("LeNet", "LeNet", "vgg8", "vgg8"),
         *("VGG", ""),
     ]
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("\x1b[31mred\x1b[0m and \x1b[1;32mgreen", "red and green"),
+        ("\x1b[2J\x1b[Hcleared", "cleared"),
+        ("\x1b]0;a title\x07text", "text"),
+        ("\x1b]8;;http://evil\x1b\\link\x1b]8;;\x1b\\", "link"),
+        ("\x9b31mred \x9d0;title\x9ctext", "red text"),
+        ("\x1bcreset", "reset"),
+        ("\x1b]0;no end", "0;no end"),
+        ("\x1b", ""),
+        ("over\rwritten\x08\x00\x7f.", "over written   ."),
+        ("\u202eright to left\u200b", " right to left "),
+        ("  indented\tü日 \ud800", "  indented ü日  "),
+    ],
+)
+def test_nothing_that_a_terminal_obeys_is_left_of_a_line(line, shown):
+    assert plain(line) == shown
+    assert printable(line) == " ".join(shown.split())
+
+
+def test_a_text_from_outside_is_one_line_of_bounded_length():
+    assert printable("two\n  lines\r\n") == "two lines"
+    assert printable("x" * 600) == "x" * 500
+    assert printable("x" * 600, 10) == "x" * 10
+    assert printable("\x1b[31m" * 10**7) == ""
+
+
+def test_a_value_in_a_sentence_is_cut_where_it_is_long():
+    assert short("a") == "'a'"
+    assert short(10**60) == "1" + "0" * 60
+    assert short("9" * 10**6) == "'" + "9" * 76 + "..."

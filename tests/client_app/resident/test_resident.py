@@ -1,6 +1,7 @@
 """The resident trainer in a process of its own, and the ClientApp that relays to it."""
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -23,9 +24,11 @@ from client_app.app import app
 from client_app.resident import relay, serving
 from client_app.resident.__main__ import main
 from client_app.resident.relay import Address, TrainerError, ask
+from client_app.resident.watchdog import HUNG, Watchdog
 from client_app.site.private import load_site
 from common import protocol
 from common.errors import ProtocolError, UserError
+from common.files import WriteError
 
 HERE = Path(__file__).parents[1]
 PROJECT = HERE.parent.parent
@@ -54,10 +57,10 @@ def site_file(folder: Path, **changes) -> Path:
 class Trainer:
     """A resident trainer in a process of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **changes) -> None:
         self.address = Address(str(folder / "socket"), str(folder / "secret"))
         (folder / "secret").write_bytes(SECRET)
-        command = [sys.executable, "-m", "client_app.resident", "--site", str(site_file(folder))]
+        command = [sys.executable, "-m", "client_app.resident", "--site", str(site_file(folder, **changes))]
         command += ["--socket", self.address.socket, "--secret", self.address.secret]
         self.log = folder / "log"
         with self.log.open("wb") as log:
@@ -188,31 +191,52 @@ def test_the_client_app_relays_every_message_type(trainer, in_process):
         ("query.unknown", RecordDict(), "message type is 'query.unknown', but must be one of"),
     ],
 )
-def test_a_refused_request_is_answered_with_its_sentence(trainer, message_type, content, sentence):
-    with pytest.raises(TrainerError, match=f"^{sentence}"):
+def test_a_refused_request_is_answered_with_a_code_and_its_sentence_is_in_the_log(
+    trainer, message_type, content, sentence
+):
+    with pytest.raises(TrainerError, match=r"^the trainer's own log says why$") as error:
         ask(trainer.address, message_type, content)
+    assert error.value.reason == "malformed"
     assert still_answers(trainer)
+    assert f"{message_type} was answered with malformed: {sentence}" in trainer.log.read_text()
 
 
-FAILED = "the site's trainer failed; its own log says why"
+SHAPES = "mat1 and mat2 shapes cannot be multiplied (8x31 and 77x3)"
+FULL = OSError(errno.ENOSPC, "No space left on device", "/data")
 
 
-def test_sentences_for_users_are_passed_on_and_of_other_errors_nothing_but_that_there_was_one(capsys):
-    def answer_of(error):
-        def answer(message_type, content):
-            raise error
+@pytest.mark.parametrize(
+    ("error", "reason", "has_traceback"),
+    [
+        (ProtocolError("no-teacher", "not of round 3"), "no-teacher", False),
+        (ProtocolError("/home/secret", "a method's own"), "client-failed", False),
+        (UserError("The group is misspelt."), "misconfigured", False),
+        (WriteError(Path("/state"), FULL), "disk-full", False),
+        (WriteError(Path("/state"), PermissionError(errno.EACCES, "Permission denied")), "not-writable", False),
+        (FULL, "disk-full", True),
+        (PermissionError(errno.EACCES, "Permission denied", "/data/patient-7"), "client-failed", True),
+        (RuntimeError(SHAPES), "client-failed", True),
+        (KeyError("x\ny"), "client-failed", True),
+        (SystemExit(3), "client-failed", True),
+        (MemoryError("7 GiB"), "out-of-memory", True),
+        (torch.OutOfMemoryError("31 GiB"), "out-of-memory", True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out-of-memory", True),
+        (RuntimeError("\x1b[2J" + "x" * 10_000), "client-failed", True),
+    ],
+    ids=str,
+)
+def test_of_an_error_nothing_is_answered_but_a_code_and_its_words_are_in_the_log(capsys, error, reason, has_traceback):
+    def answer(message_type, content):
+        raise error
 
-        return relay.unpack(serving._reply_to(relay.pack("evaluate", RecordDict()), answer))
-
-    assert answer_of(UserError("The disk is full.")) == ("error", b"The disk is full.")
-    assert answer_of(ProtocolError("malformed", "theta is missing")) == ("error", b"theta is missing")
-    assert capsys.readouterr().err == ""
-    shapes = "mat1 and mat2 shapes cannot be multiplied (8x31 and 77x3)"
-    for error in (RuntimeError(shapes), KeyError("x\ny"), torch.OutOfMemoryError("31 GiB")):
-        assert answer_of(error) == ("error", FAILED.encode())
-        written = capsys.readouterr().err  # for the operator
-        assert "Traceback" in written
-        assert str(error) in written
+    assert relay.unpack(serving._reply_to(relay.pack("evaluate", RecordDict()), answer)) == ("error", reason.encode())
+    written = capsys.readouterr().err  # for the operator
+    assert ("Traceback" in written) == has_traceback
+    *_, last = written.splitlines()
+    assert last.startswith(f"evaluate was answered with {reason}: ")
+    assert last.isprintable()
+    assert len(last) < 600
+    assert " ".join(str(error).split())[-1:] in last
 
 
 def test_a_failure_in_the_sites_own_code_is_in_its_log_and_not_in_the_answer(in_process, tmp_path, capfd):
@@ -226,7 +250,8 @@ def test_a_failure_in_the_sites_own_code_is_in_its_log_and_not_in_the_answer(in_
             ask(address, protocol.TRAIN, content)
         del model[5].forward
         assert protocol.decode_result(ask(address, protocol.TRAIN, content)).num_examples == 20
-    assert str(error.value) == FAILED
+    assert error.value.reason == "client-failed"
+    assert "31" not in str(error.value)
     assert "31x3" in capfd.readouterr().err
 
 
@@ -276,9 +301,7 @@ def test_garbage_before_the_challenge_does_no_harm(trainer, garbage):
 def test_garbage_from_a_client_that_knows_the_secret_is_answered_as_such(trainer, request_bytes):
     with known_client(trainer.address) as connection:
         connection.send_bytes(request_bytes)
-        answer_type, sentence = relay.unpack(connection.recv_bytes())
-    assert answer_type == "error"
-    assert sentence.startswith(b"The trainer was sent bytes that are no request")
+        assert relay.unpack(connection.recv_bytes()) == ("error", b"malformed")
     assert still_answers(trainer)
 
 
@@ -317,7 +340,7 @@ def served_here(folder, answer):
     """`serve` in a thread."""
     end, ender = socket.socketpair()
     with end, ender, serving.listening(folder / "socket") as listener:
-        thread = threading.Thread(target=serving.serve, args=(listener, SECRET, answer, end))
+        thread = threading.Thread(target=serving.serve, args=(listener, SECRET, answer, end, Watchdog(60.0)))
         thread.start()
         try:
             yield
@@ -456,6 +479,66 @@ def test_a_second_trainer_at_one_socket_is_refused(trainer, tmp_path, capsys):
     assert still_answers(trainer)
 
 
+def test_a_second_trainer_with_one_state_dir_is_refused_until_the_first_has_ended(tmp_path):
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    state = {"state-dir": str(tmp_path / "state")}
+    with Trainer(tmp_path / "one", **state) as one:
+        with Trainer(tmp_path / "other", **state) as other:
+            assert other.process.wait(timeout=60) == 2
+            assert other.log.read_text() == (
+                f"Another trainer uses state-dir {tmp_path / 'state'}: stop it, or give this site a state-dir of its "
+                "own.\n"
+            )
+        assert still_answers(one)
+        one.process.kill()
+        one.process.wait()
+    with Trainer(tmp_path / "other", **state) as other:
+        assert still_answers(other)
+
+
+HANGING = """
+import threading
+from pathlib import Path
+
+import torch
+
+class Records:
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        if Path(__file__).with_name("hang").exists():
+            threading.Event().wait()
+        return torch.randn(3, 8, 8), index % 3
+
+def load():
+    return Records(), Records()
+"""
+
+
+def test_a_request_that_hangs_ends_the_trainer_which_says_where(tmp_path, in_process):
+    home = tmp_path / "hanging"
+    home.mkdir()
+    (home / "hanging_records.py").write_text(HANGING)
+    changes = {"data": {"factory": "hanging_records:load"}, "request-limit": 2}
+    with Trainer(home, **changes) as trainer:
+        assert trainer.said.startswith("ready")
+        content = personal(in_process)
+        assert protocol.decode_result(ask(trainer.address, protocol.TRAIN, content)).num_examples == 8
+        (home / "hang").touch()
+        with pytest.raises(TrainerError, match="went away before it answered") as error:
+            ask(trainer.address, protocol.TRAIN, content)
+        assert error.value.reason == "trainer-unreachable"
+        assert trainer.process.wait(timeout=20) == HUNG
+    *stack, last = trainer.log.read_text().splitlines()
+    assert last.startswith("train.exchange took longer than 2 s (request-limit), so the trainer ends")
+    assert any("hanging_records.py" in line and "__getitem__" in line for line in stack)
+    (home / "hang").unlink()
+    with Trainer(home, **changes) as trainer:
+        assert still_answers(trainer)
+
+
 def test_sigterm_while_it_waits_ends_it_and_handlers_are_as_before(tmp_path, capsys):
     (tmp_path / "secret").write_bytes(SECRET)
     before = signal.getsignal(signal.SIGTERM)
@@ -503,15 +586,18 @@ print(sorted(name for name in sys.modules if name.partition(".")[0] in ("client_
         "client_app.resident.relay",
         "common",
         "common.errors",
+        "common.refusal",
+        "common.text",
     ]
     assert told.splitlines() == ["site-1", "[]", str(ours)]
 
 
-@pytest.mark.parametrize("key", ["trainer-socket", "trainer-secret"])
-def test_half_an_address_is_told(key):
-    with pytest.raises(UserError, match=f"has {key}, but must have both"):
+@pytest.mark.parametrize(("key", "other"), [("trainer-socket", "trainer-secret"), ("trainer-secret", "trainer-socket")])
+def test_half_an_address_is_told(key, other):
+    assert relay.is_named_in({key: "/somewhere"})
+    with pytest.raises(UserError, match=f"lacks {other}, but must have both"):
         relay.address_in({key: "/somewhere"})
-    assert relay.address_in({"partition-id": 0}) is None
+    assert not relay.is_named_in({"partition-id": 0})
 
 
 def test_a_listener_that_is_no_trainer_is_told(tmp_path):

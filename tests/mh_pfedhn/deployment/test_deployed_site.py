@@ -10,14 +10,21 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from children import alive, child
+from children import alive, child, until
+from flwr.app import RecordDict
 
+from client_app.resident import relay
 from common.errors import UserError
+from common.refusal import decode_refusal
+from mh_pfedhn.deployment import heartbeat as beating
 from mh_pfedhn.deployment import site as deployed
 from mh_pfedhn.deployment.certificates import make_certs
+from mh_pfedhn.deployment.heartbeat import Heartbeat
 from mh_pfedhn.deployment.site import SiteRun
+from mh_pfedhn.deployment.supervision import Child
 from mh_pfedhn.processes import free_port, is_healthy
 
 MISTAKE = 2
@@ -41,16 +48,25 @@ def test_an_insecure_supernode_has_neither():
 
 
 def test_the_trainer_is_this_environments_own():
-    words = deployed.trainer_command(Path("/s.yaml"), Path("/t/trainer"), Path("/t/secret"))
+    words = deployed.trainer_command(Path("/s.yaml"), Path("/t/trainer"), Path("/t/secret"), Path("/t/beat"))
     assert words[:4] == [sys.executable, "-P", "-m", "client_app.resident"]
-    assert words[4:] == ["--site", "/s.yaml", "--socket", "/t/trainer", "--secret", "/t/secret"]
+    assert words[4:] == [
+        "--site",
+        "/s.yaml",
+        "--socket",
+        "/t/trainer",
+        "--secret",
+        "/t/secret",
+        "--heartbeat",
+        "/t/beat",
+    ]
 
 
 @pytest.mark.parametrize("package", ["common", "client_app", "torch"])
 def test_a_folder_where_the_operator_stands_is_not_taken_for_ours(tmp_path, package):
     (tmp_path / package).mkdir()
     (tmp_path / package / "__init__.py").write_text("raise SystemExit('of the operator')")
-    words = deployed.trainer_command(tmp_path / "none.yaml", tmp_path / "trainer", tmp_path / "secret")
+    words = deployed.trainer_command(*(tmp_path / name for name in ("none.yaml", "trainer", "secret", "beat")))
     (tmp_path / "secret").write_text("0" * 64)
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "of the operator" not in done.stderr
@@ -135,10 +151,10 @@ def socket_path(tmp_path_factory):
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_trainer_that_never_serves_stops_everything_after_three_failures(socket_path):
+def test_a_trainer_that_never_serves_stops_everything_after_three_failures(socket_path, tmp_path):
     trainer, supernode = child("print('learning-rate is -1')\nexit(2)"), child("")
     with pytest.raises(UserError, match="3 times before it ever served; its last lines:\n  learning-rate is -1"):
-        deployed._supervise(trainer, supernode, socket_path, threading.Event().wait)
+        deployed._supervise(trainer, supernode, socket_path, Heartbeat(tmp_path / "beat"), threading.Event().wait)
     assert not supernode.running
     assert not supernode.lines
 
@@ -162,16 +178,89 @@ open({str(marks)!r}, "w")
             stop.set()
         return stop.wait(seconds)
 
-    deployed._supervise(trainer, supernode, socket_path, wait)
+    deployed._supervise(trainer, supernode, socket_path, Heartbeat(tmp_path / "beat"), wait)
     assert supernode.running
     supernode.stop()
     trainer.stop()
 
 
+TABLE = """
+import torch
+from torch import nn
+
+def build():
+    return nn.Linear(3, 2)
+
+def load():
+    inputs, targets = torch.randn(8, 3), torch.arange(8) % 2
+    return (inputs, targets), (inputs, targets)
+"""
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_trainer_that_is_stopped_is_killed_and_started_again(socket_path, tmp_path, capsys):
+    """SIGSTOP stands for whatever keeps a process from watching itself."""
+    (tmp_path / "table.py").write_text(TABLE)
+    (tmp_path / "site.yaml").write_text(
+        "model: {factory: 'table:build'}\ndata: {factory: 'table:load'}\nstate-dir: state\ndevice: cpu\n"
+    )
+    (tmp_path / "secret").write_bytes(bytes(32))
+    heartbeat = Heartbeat(tmp_path / "beat", patience=6.0)
+    command = deployed.trainer_command(tmp_path / "site.yaml", socket_path, tmp_path / "secret", heartbeat.path)
+    trainer, supernode = Child("trainer", command, os.environ), child("import time; time.sleep(600)", "supernode")
+    stop, answers, stopped = threading.Event(), [], []
+
+    def asks():
+        address = relay.Address(str(socket_path), str(tmp_path / "secret"))
+        node = {"trainer-socket": address.socket, "trainer-secret": address.secret}
+        try:
+            until(lambda: supernode.running, within=60)
+            stopped.append(trainer._process.pid)
+            os.kill(stopped[0], signal.SIGSTOP)
+            answers.append(relay.answer(node, "query.nonsense", RecordDict()))  # as long as it takes to be killed
+            until(lambda: getattr(trainer._process, "pid", stopped[0]) != stopped[0], within=60)
+            until(lambda: "ready" in " ".join(trainer.lines), within=60)
+            answers.append(relay.answer(node, "query.nonsense", RecordDict()))
+        finally:
+            stop.set()
+
+    asker = threading.Thread(target=asks)
+    asker.start()
+    try:
+        deployed._supervise(trainer, supernode, socket_path, heartbeat, stop.wait)
+        assert trainer._process.pid != stopped[0]
+        assert not alive(stopped[0])
+    finally:
+        supernode.stop()
+        trainer.stop()
+    asker.join()
+    assert [decode_refusal(answer).reason for answer in answers] == ["trainer-unreachable", "malformed"]
+    assert capsys.readouterr().out.count("The trainer has given no sign of life for 6 s, so it is killed.") == 1
+
+
+def test_a_heart_that_has_not_begun_to_beat_is_waited_for_and_one_that_is_gone_is_no_more(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(beating, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    heartbeat = Heartbeat(tmp_path / "beat")
+
+    def stopped_after(seconds):
+        now[0] += seconds
+        return heartbeat.has_stopped()
+
+    assert not stopped_after(1e6)  # it may take long to start
+    os.utime(heartbeat.path.touch() or heartbeat.path, (1e9, 1e9))  # whatever the file's own clock says
+    assert [stopped_after(seconds) for seconds in (0, 60, 1)] == [False, False, True]
+    os.utime(heartbeat.path, (1e9 + 1, 1e9 + 1))
+    assert [stopped_after(seconds) for seconds in (0, 60, 1)] == [False, False, True]
+    heartbeat.forget()
+    assert not heartbeat.path.exists()
+    assert not stopped_after(1e6)
+
+
 SITE = """
 import sys
 from mh_pfedhn.deployment import site
-site.trainer_command = lambda site, path, secret: [sys.executable, "-c", TRAINER, str(path), str(secret), str(site)]
+site.trainer_command = lambda site, *files: [sys.executable, "-c", TRAINER, *map(str, files[:2]), str(site)]
 site.SiteRun.command = lambda self, path, secret: [sys.executable, "-c", SUPERNODE, str(self.port)]
 from mh_pfedhn.cli import main
 sys.exit(main(sys.argv[1:]))

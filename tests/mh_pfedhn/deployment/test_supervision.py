@@ -75,3 +75,9 @@ def test_a_child_that_crashes_leaves_no_grandchildren_behind():
     until(lambda: not parent.running or parent.keep_running())
     until(lambda: not alive(pid))
     parent.stop()
+
+
+def test_what_a_child_writes_cannot_give_the_terminal_orders(capsys):
+    writes = child("print('  \\x1b[2J\\x1b]0;owned\\x07indented \\x1b[31mred\\x1b[0m\\x08\\x9b1m\\n\\x1b[0m')")
+    until(writes.keep_running)
+    assert "[child]   indented red\n" in capsys.readouterr().out

@@ -234,7 +234,7 @@ class Post:
 
     def __init__(self, config, answer, clients=3, hold=None, samples=None, max_client_weight=1.0):
         self.grid = InProcessGrid(lambda message, context: answer(key_of(context.node_id), message), clients, hold=hold)
-        self.log = RoundLog(max_client_weight)
+        self.log = RoundLog(max_client_weight=max_client_weight)
         self.log.open(1)
         self.mailroom = Mailroom(config, self.log)
         self.clients = [Client(str(i), i + 1, 100 + i, num_train=samples or i + 1, num_test=4) for i in range(clients)]

@@ -1,9 +1,10 @@
 """When replies are handed on, when an exchange ends, and what is said of those who failed."""
 
 import pytest
-from flwr.app import Error, Message
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 from playing import Talk, echo
 
+from common.refusal import REASONS
 from server_app.rounds.round_trip import describe_error
 
 pytestmark = pytest.mark.usefixtures("clock")
@@ -160,16 +161,69 @@ def test_messages_too_large_for_flower_fail_their_clients(monkeypatch):
 @pytest.mark.parametrize(
     ("reason", "sentence"),
     [
-        (None, "no reason given"),
         ("ValueError:\n   no data", "ValueError: no data"),
         ("\x1b[36mray::run()\x1b[39m trace\nException ClientAppException occurred. Message: no data", "no data"),
         ("<class 'X'>:<'ray::run()\nException ClientAppException occurred. Message: no data'>", "no data"),
         ("ValueError: <'no data'>", "ValueError: <'no data'>"),
+        ("\x1b]0;title\x07no\x1b[2J data", "no data"),
         ("x" * 600, "x" * 500),
     ],
 )
-def test_an_error_is_told_in_the_clients_own_words(reason, sentence):
-    assert describe_error(Error(2, reason)) == ("client-raised", sentence)
+def test_an_error_of_a_simulated_client_is_told_in_its_own_words(reason, sentence):
+    assert describe_error(Error(2, reason), quotes_clients=True) == ("client-raised", sentence)
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 3, 4, 5, 6, 7, 8, 99])
+def test_an_error_of_a_real_site_is_told_in_our_words_whatever_flower_quotes(code):
+    name, sentence = describe_error(Error(code, "/home/secret: no data"), quotes_clients=False)
+    assert sentence
+    assert "secret" not in sentence
+    # Also where a simulated client gave no reason.
+    assert describe_error(Error(code, None), quotes_clients=True) == (name, sentence)
+
+
+def refuses(reason, detail):
+    content = RecordDict({"refusal": ConfigRecord({"reason": reason, "detail": detail})})
+    return lambda message, context: Message(content, reply_to=message)
+
+
+@pytest.mark.parametrize(
+    ("reason", "known"),
+    [
+        *((reason, reason) for reason in REASONS),
+        *((reason, "client-failed") for reason in ("", "/home/secret", "late", "\x1b[2J", 7, b"disk-full")),
+    ],
+)
+def test_a_refusal_costs_the_client_its_round_and_only_codes_that_are_known_are_counted(reason, known):
+    talk = Talk(answer=on_node(101, refuses(reason, "words")))
+    assert talk.run() == ["a", "c"]
+    assert talk.failures == [("b", known)]
+
+
+def test_the_words_of_a_refusal_are_dropped_unless_the_client_is_simulated():
+    said = []
+    for quotes_clients in (False, True):
+        talk = Talk(answer=on_node(101, refuses("disk-full", "/home/\x1b[31msecret is full\n")))
+        talk.trip._quotes_clients = quotes_clients
+        talk.trip._note = lambda client, reason, detail: said.append(detail)
+        talk.run()
+    assert said == [REASONS["disk-full"], "/home/secret is full"]
+
+
+def test_a_refusal_in_another_clients_name_is_not_its():
+    talk = Talk(answer=on_node(101, refuses("disk-full", "")))
+    pull = talk.grid.pull_messages
+
+    def pull_messages(identifiers):
+        found = pull(identifiers)
+        for message in found:
+            if "refusal" in message.content:
+                message.metadata.__dict__["_src_node_id"] = 100
+        return found
+
+    talk.grid.pull_messages = pull_messages
+    talk.run()
+    assert talk.failures == [("b", "wrong-sender")]
 
 
 # Replies that nobody waits for ----------------------------------------------------------------------------------------
