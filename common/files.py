@@ -1,7 +1,9 @@
 """Writing files whole or not at all, in one way, so that a crash or a full disk leaves what was there before."""
 
+import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -28,7 +30,8 @@ def write(path: Path, fill: Callable[[IO[bytes]], object], mode: int | None = No
     """Have `fill` write a file, whole or not at all: a reader finds the old content or the new, and so does a crash.
 
     The content and its name are on the disk when this returns. `mode` holds the permission bits; without it they are
-    those of the file that is replaced, or the usual ones. Raises OSError when it cannot be written.
+    those of the file that is replaced, or the usual ones. Raises OSError, which names the file, when it cannot be
+    written.
     """
     # The process id keeps two processes that write one file out of each other's way.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -47,11 +50,43 @@ def write(path: Path, fill: Callable[[IO[bytes]], object], mode: int | None = No
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(path)
         if isinstance(error, RuntimeError):
-            # What PyTorch's writer raises on a full disk instead of the system's error.
+            # What PyTorch's writer raises on a full disk; the system's error comes with it.
+            system = error.__context__
+            if isinstance(system, OSError) and system.errno is not None:
+                raise OSError(system.errno, system.strerror, str(path)) from error
             raise OSError(f"{path} could not be written: {error}") from error
         raise
     sync_folder(path.parent)
+
+
+def why(error: OSError) -> str:
+    """What the system says, and of which file, for a sentence."""
+    if not error.strerror:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+
+
+def check_writable(folder: Path) -> None:
+    """Write a file in a folder, an absolute path, that is made if it is missing; nothing of either is left behind.
+
+    Raises OSError where that is impossible.
+    """
+    made = []
+    try:
+        for each in reversed((folder, *folder.parents)):
+            if not each.exists():
+                each.mkdir()
+                made.append(each)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\0")
+            file.flush()
+    finally:
+        for each in reversed(made):
+            with contextlib.suppress(OSError):  # somebody else has put something there
+                each.rmdir()
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+_SHOWN = 100  # characters of a value in a sentence
+
 
 def split(text: str) -> tuple[str, ...]:
     """The parts of a comma-separated value, without the blanks around them."""
@@ -17,6 +19,15 @@ def kebab(name: str) -> str:
 def snake(key: str) -> str:
     """The field of a key: `num-rounds` is `num_rounds`."""
     return key.replace("-", "_")
+
+
+def shown(value: object) -> str:
+    """A value for a sentence: as Python writes it, cut short where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes out no number of more than 4,300 digits
+        return f"a number of {type(value).__name__} with thousands of digits"
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}… ({len(text):,} characters)"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from common.config import Config
 from common.errors import UserError
+from common.files import check_writable, why
+from common.text import shown
 from mh_pfedhn.deployment.connections import write_connection
 from mh_pfedhn.processes import KEEP_MEMORY, flower_environment, free_port, running, tool, wait_until_healthy
 
@@ -24,9 +26,9 @@ def from_here(config: Config) -> Config:
     """The same settings with absolute paths, which start at the working folder: the apps run in another one."""
     here = Path.cwd()
     data_path = here / Path(config.data_dir).expanduser()
-    if config.data_dir != Config.data_dir and not data_path.exists():
+    if config.data_dir != Config.data_dir and not _is_there(data_path):
         # Data that come with the project would be found all the same, and the typing error would go unseen.
-        raise UserError(f"data-dir is {config.data_dir!r}, but there is no {data_path}.")
+        raise UserError(f"data-dir is {shown(config.data_dir)}, but there is no {shown(str(data_path))}.")
     resume = str(here / Path(config.resume).expanduser()) if config.resume not in ("", "latest") else config.resume
     return dataclasses.replace(
         config,
@@ -47,8 +49,14 @@ def check(config: Config) -> None:
             f"{config.num_nodes} clients take part (num-clients less held-out), but min-clients is "
             f"{config.min_clients}: raise the one or lower the other."
         )
-    if config.resume not in ("", "latest") and not config.resume_path.exists():
-        raise UserError(f"resume is {config.resume!r}, but there is no such run folder or checkpoint file.")
+    if config.resume not in ("", "latest") and not _is_there(config.resume_path):
+        raise UserError(f"resume is {shown(config.resume)}, but there is no such run folder or checkpoint file.")
+    try:
+        check_writable(config.results_path)
+    except OSError as error:
+        raise UserError(
+            f"results-dir is {shown(config.results_dir)}, but nothing can be written there ({why(error)})."
+        ) from error
     if not config.resume and (config.results_path / config.run_name / "metrics.jsonl").exists():
         raise UserError(
             f"{config.results_path / config.run_name} holds a run already: choose another run-name, or go on with "
@@ -57,12 +65,13 @@ def check(config: Config) -> None:
     resolve_device(config.device)
     dataset, _ = divide(config, config.num_clients)
     check_models(config, dataset)
+
+
+def _is_there(path: Path) -> bool:
     try:
-        config.results_path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=config.results_path):
-            pass
-    except OSError as error:
-        raise UserError(f"results-dir {config.results_path} cannot be written to: {error.strerror}.") from error
+        return path.exists()
+    except OSError:  # a name that is too long, a folder that may not be looked into
+        return False
 
 
 def federation(config: Config) -> list[str]:

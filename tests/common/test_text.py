@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.text import kebab, nearest, snake, spelled, split
+from common.text import kebab, nearest, shown, snake, spelled, split
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,13 @@ def test_a_known_name_is_spelled_as_it_is_known_and_another_stays():
         *("LeNet", "LeNet", "vgg8", "vgg8"),
         *("VGG", ""),
     ]
+
+
+@pytest.mark.parametrize(("value", "text"), [("a'b", '"a\'b"'), ("", "''"), (1e-3, "0.001"), ([1, "x"], "[1, 'x']")])
+def test_a_value_is_shown_as_python_writes_it(value, text):
+    assert shown(value) == text
+
+
+def test_a_long_value_is_cut_short_and_its_length_said():
+    assert shown("x" * 3000) == "'" + "x" * 49 + "… (3,002 characters)"
+    assert shown(10**5000) == "a number of int with thousands of digits"
