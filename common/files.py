@@ -50,7 +50,7 @@ def write(path: Path, fill: Callable[[IO[bytes]], object], mode: int | None = No
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
             error.filename = str(path)
         if isinstance(error, RuntimeError):
             # What PyTorch's writer raises on a full disk; the system's error comes with it.

@@ -1,13 +1,16 @@
 """What happens in the round under way: its record, which all parts add to."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from logging import WARNING
+from logging import INFO, WARNING
 
 from flwr.common import log
 
+from server_app.client import natural_order
 from server_app.results import PHASES, Failure, RoundRecord
+
+_NAMED = 10  # of the clients that are waited for
 
 
 class RoundLog:
@@ -24,6 +27,20 @@ class RoundLog:
         """Note that a client lost its round: `reason` is counted, `detail` is a sentence."""
         log(WARNING, "Round %d: client %s: %s: %s", self.record.round, client, reason, detail)
         self.record.failures.append(Failure(client, reason, detail))
+
+    def wait(self, answered: int, missing: Sequence[str]) -> None:
+        """Say during a long exchange who has answered so far."""
+        named = sorted(missing, key=natural_order)[:_NAMED]
+        more = f" and {len(missing) - len(named)} more" if len(missing) > len(named) else ""
+        log(
+            INFO,
+            "Round %d: %d of %d clients have answered; waiting for %s%s.",
+            self.record.round,
+            answered,
+            answered + len(missing),
+            ", ".join(named),
+            more,
+        )
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:

@@ -63,7 +63,7 @@ class Mailroom:
             outgoing = exchange.outgoing(clients) if clients else {}
         requests = self._requests(clients, exchange, occasion, outgoing)
         quorum = 1.0 if occasion.final else self._config.quorum
-        trip = RoundTrip(grid, requests, len(clients), self.deadline, quorum, self._log.fail)
+        trip = RoundTrip(grid, requests, len(clients), self.deadline, quorum, self._log.fail, self._log.wait)
         replies: dict[str, Reply] = {}
         tests: dict[str, Evaluation] = {}
         with self._log.timed("exchange"):
