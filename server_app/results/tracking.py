@@ -185,7 +185,8 @@ class RunTracker:
         lines = parse_metrics(whole.decode(), self._metrics)
         self._earlier = [line for line in lines if line["round"] <= last_round]
         self._earlier_rows = {row.client: row for row in read_clients(self.run_dir / "clients.csv")}
-        write_bytes(self._metrics, b"".join(_encoded(line) for line in self._earlier))
+        with _written(self._metrics):
+            write_bytes(self._metrics, b"".join(_encoded(line) for line in self._earlier))
         (self.run_dir / "summary.json").unlink(missing_ok=True)
 
     def _write_clients(self) -> None:
