@@ -28,7 +28,8 @@ def add(commands: Subparsers) -> None:
     parser.set_defaults(handle=_run)
 
 
-def _run(options: argparse.Namespace) -> int:
+def overrides_of(options: argparse.Namespace) -> dict[str, object]:
+    """The settings of a command line. Raises UserError for what stands in the wrong place."""
     overrides = parse_overrides([item for group in options.overrides for item in group])
     for word in options.profile:
         if "=" in word and not Path(word).exists():
@@ -37,8 +38,11 @@ def _run(options: argparse.Namespace) -> int:
         raise UserError(f"{len(options.profile)} profiles are given: join them, as in {'+'.join(options.profile)}.")
     if options.profile and "profile" in overrides:
         raise UserError(f"profile is given twice, as {options.profile[0]!r} and by -c: give it once.")
-    if options.profile:
-        (overrides["profile"],) = options.profile
+    return overrides | ({"profile": options.profile[0]} if options.profile else {})
+
+
+def _run(options: argparse.Namespace) -> int:
+    overrides = overrides_of(options)
     try:
         # A terminated script stops its run and its SuperLink as an interrupted one does.
         with handling(signal.default_int_handler, signal.SIGTERM):
