@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -73,6 +74,28 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WriteError(path, error) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Write a file in a folder, an absolute path, that is made if it is missing; nothing of either is left behind.
+
+    Raises WriteError where that is impossible.
+    """
+    made = []
+    try:
+        for each in reversed((folder, *folder.parents)):
+            if not each.exists():
+                each.mkdir()
+                made.append(each)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\0")
+            file.flush()
+    except OSError as error:
+        raise WriteError(folder, error) from error
+    finally:
+        for each in reversed(made):
+            with contextlib.suppress(OSError):  # somebody else has put something there
+                each.rmdir()
 
 
 def link_or_copy(source: Path, target: Path) -> None:

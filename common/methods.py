@@ -16,7 +16,7 @@ from typing import Any
 
 from common.errors import UserError
 from common.options import Option, options_of
-from common.text import kebab, nearest, snake
+from common.text import kebab, nearest, shown, snake
 
 _SERVER, _CLIENT = "server_app.methods", "client_app.methods"
 _BASE = "base"  # the module of either package that says what a half is
@@ -79,8 +79,9 @@ def find(name: str, origin: str = "") -> Halves:
         return Halves(name, server, client, client_name)
     own = name.lower()
     if own not in built_in():
+        given = shown(name) if name else "empty"
         raise UserError(
-            f"method is {name!r}{place}, but must be one of {', '.join(built_in())}, or package.module:Class for one "
+            f"method is {given}{place}, but must be one of {', '.join(built_in())}, or package.module:Class for one "
             f"from outside{nearest(name, built_in()) or '.'}"
         )
     return Halves(own, _built_in_half(own, _SERVER), _built_in_half(own, _CLIENT), own)

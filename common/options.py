@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.errors import UserError
-from common.text import kebab, nearest, short, spelled
+from common.text import kebab, nearest, shown, spelled
 
 AUTO = "auto"
 
 Value = bool | int | float | str
+
+_LARGEST = 2**63 - 1  # of whole numbers: what Flower's messages hold
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,8 @@ class Option:
         """The value in this option's type. Raises UserError with one sentence that says what would be right."""
         checked = self._accepted(value)
         if checked is None:
-            raise UserError(
-                f"{self.key} is {short(value)} in {origin}, but must be {self.valid}{self._hint(value) or '.'}"
-            )
+            given = "empty" if value == "" else shown(value)
+            raise UserError(f"{self.key} is {given} in {origin}, but must be {self.valid}{self._hint(value) or '.'}")
         return checked
 
     @property
@@ -64,7 +65,10 @@ class Option:
             number = "a number" if float in self.kinds else "a whole number"
             return " ".join(filter(None, [number, _range(rule), *(f"or {word}" for word in rule.words)]))
         if rule.choices:
-            return f"{'a comma-separated list of' if rule.is_list else 'one of'} {', '.join(rule.choices)}"
+            # What stands after a slash is a variant; with all of them nobody would find the names.
+            plain = [choice for choice in rule.choices if "/" not in choice]
+            variant = next((f", or variants such as {choice}" for choice in rule.choices if "/" in choice), "")
+            return f"{'a comma-separated list of' if rule.is_list else 'one of'} {', '.join(plain)}{variant}"
         return "text, or a list of texts" if rule.is_list else "text"
 
     def _accepted(self, value: object) -> Value | None:
@@ -77,6 +81,8 @@ class Option:
             value = ",".join(value)
         if self.rule.choices:
             return self._chosen(value)
+        if value == "" != self.default:
+            return None  # empty is a value only where it is the usual one
         return str(value) if isinstance(value, Value) else None  # a run may be named 7
 
     def _number(self, value: object) -> Value | None:
@@ -91,7 +97,7 @@ class Option:
             return None
         if float in self.kinds:
             return float(value)
-        return int(value) if value == int(value) else None
+        return int(value) if value == int(value) and abs(value) <= _LARGEST else None
 
     def _chosen(self, value: object) -> str | None:
         if not isinstance(value, str):
@@ -102,7 +108,11 @@ class Option:
         return ",".join(chosen) if set(chosen) <= set(self.rule.choices) else None
 
     def _hint(self, value: object) -> str:
-        """What may have been meant by the first wrong name, to end a sentence with."""
+        """What may have been meant by the first wrong name, or what else is wrong, to end a sentence with."""
+        number = _read_number(value) if isinstance(value, str) else value
+        unbounded = int in self.kinds and self.rule.maximum == math.inf
+        if unbounded and isinstance(number, int | float) and abs(number) > _LARGEST:
+            return f", and at most {_LARGEST}."
         if not self.rule.choices or not isinstance(value, str):
             return ""
         lower = [choice.lower() for choice in self.rule.choices]

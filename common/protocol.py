@@ -20,7 +20,7 @@ from common.evaluation import Evaluation
 from common.options import options_of
 from common.schema import Fact, Facts, Label, Whole
 from common.settings import Compressed, Settings
-from common.text import kebab, short, snake
+from common.text import kebab, shown, snake
 
 VERSION = 4
 
@@ -244,7 +244,7 @@ def check_version(record: ConfigRecord) -> None:
     if type(version) is not int or version != VERSION:
         raise ProtocolError(
             "version",
-            f"the other side speaks protocol version {short(version)}, this one {VERSION}: install the same release",
+            f"the other side speaks protocol version {shown(version)}, this one {VERSION}: install the same release",
         )
 
 
@@ -325,7 +325,7 @@ def _privacy(metrics: MetricRecord) -> PrivacySpent:
 def _whole(metrics: MetricRecord, key: str, minimum: int) -> int:
     value = metrics.get(key)
     if type(value) is not int or value < minimum:
-        raise ProtocolError("malformed", f"{key} is {short(value)}, but must be a whole number of at least {minimum}")
+        raise ProtocolError("malformed", f"{key} is {shown(value)}, but must be a whole number of at least {minimum}")
     return value
 
 
@@ -339,7 +339,7 @@ def _loss(metrics: MetricRecord, key: str) -> float:
 def _finite(metrics: MetricRecord, key: str) -> float:
     value = metrics.get(key)
     if type(value) is not float:
-        raise ProtocolError("malformed", f"{key} is {short(value)}, but must be a number with a decimal point")
+        raise ProtocolError("malformed", f"{key} is {shown(value)}, but must be a number with a decimal point")
     if not math.isfinite(value):
         raise ProtocolError("not-finite", f"{key} is {value}")
     return value

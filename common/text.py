@@ -12,6 +12,7 @@ _ESCAPE = re.compile(
     r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)"
     r"|\x1b[ -/]*[0-~]?"
 )
+_SHOWN = 100  # characters of a value in a sentence
 
 
 def split(text: str) -> tuple[str, ...]:
@@ -27,6 +28,15 @@ def kebab(name: str) -> str:
 def snake(key: str) -> str:
     """The field of a key: `num-rounds` is `num_rounds`."""
     return key.replace("-", "_")
+
+
+def shown(value: object) -> str:
+    """A value for a sentence: as Python writes it, cut short where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes out no number of more than 4,300 digits
+        return f"a number of {type(value).__name__} with thousands of digits"
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}… ({len(text):,} characters)"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -50,9 +60,3 @@ def printable(text: str, limit: int = 500) -> str:
     """A text from outside on one line of so many characters at most, for a log, a sentence or a table."""
     # Escape sequences and blanks may take most of what is cut here; nobody is owed the rest.
     return " ".join(plain(text[: 8 * limit]).split())[:limit]
-
-
-def short(value: object) -> str:
-    """A value in a sentence: as Python writes it, cut where that is long."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,11 +1,13 @@
 """Runs from their settings to their results: what `mh_pfedhn.run` and `mh-pfedhn run` have in common."""
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.config import DEFAULT_PROFILE, Config, load_config
+from common.config.profiles import read_yaml
 from common.errors import UserError
 from common.text import kebab
 from mh_pfedhn import flower_run, simulation
@@ -38,13 +40,16 @@ class RunInterruptedError(KeyboardInterrupt):
         self.run_dir = run_dir
 
 
-def run(profile: str = DEFAULT_PROFILE, *, superlink: str | None = None, **settings: object) -> "Run":
+def run(
+    profile: str | os.PathLike[str] = DEFAULT_PROFILE, *, superlink: str | None = None, **settings: object
+) -> "Run":
     """Run a federation from its first round to its last, as `mh-pfedhn run` does, and return its results.
 
     Parameters
     ----------
     profile
-        The name of a profile (`mh-pfedhn profiles` lists them), several joined by "+", or the path of a YAML file.
+        The name of a profile (`mh-pfedhn profiles` lists them), several joined by "+", or the path of a YAML file;
+        the `config.yaml` of a run repeats it.
     superlink
         A connection of Flower's config.toml to a running SuperLink. Without one, the run is simulated on this machine.
     settings
@@ -65,7 +70,7 @@ def run(profile: str = DEFAULT_PROFILE, *, superlink: str | None = None, **setti
     overrides = {
         kebab(name): os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in settings.items()
     }
-    run_dir = execute({**overrides, "profile": profile}, superlink, origin="the arguments")
+    run_dir = execute({**overrides, "profile": os.fspath(profile)}, superlink, origin="the arguments")
     if superlink and not run_dir.exists():
         raise UserError(f"the run has completed, but {run_dir} is not on this machine: its files are on the server's.")
     return load_results(run_dir)
@@ -115,8 +120,17 @@ def execute(overrides: Mapping[str, object], superlink: str | None, origin: str 
 
 
 def _run_dir(config: Config) -> Path:
-    """The folder of the run's results. A run without a name goes on in the folder of the checkpoint that it resumes."""
-    if config.run_name:
-        return config.results_path / config.run_name
-    resumed = config.resume_path
-    return config.results_path / (resumed if resumed.is_dir() else resumed.parents[1]).name
+    """The folder of the run's results. A run without a name goes on under the name of the run that it resumes."""
+    return config.results_path / (config.run_name or _name_of(config.resume_path))
+
+
+def _name_of(resumed: Path) -> str:
+    """The name of the run whose folder or checkpoint file this is; its folder may have been renamed since."""
+    from server_app import checkpoint
+
+    folder = resumed if resumed.is_dir() else resumed.parent.parent
+    with contextlib.suppress(UserError, KeyError):
+        return str(read_yaml(folder / "config.yaml")["run-name"])
+    with contextlib.suppress(UserError):
+        return str(checkpoint.load(resumed).config["run-name"])
+    return folder.name  # its files are on another machine

@@ -4,12 +4,13 @@ import contextlib
 import dataclasses
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from common.config import Config
 from common.errors import UserError
+from common.files import WriteError, check_writable
+from common.text import shown
 from mh_pfedhn.deployment.connections import write_connection
 from mh_pfedhn.private_folder import OWNER, private_folder
 from mh_pfedhn.processes import KEEP_MEMORY, flower_environment, free_port, running, tool, wait_until_healthy
@@ -25,9 +26,9 @@ def from_here(config: Config) -> Config:
     """The same settings with absolute paths, which start at the working folder: the apps run in another one."""
     here = Path.cwd()
     data_path = here / Path(config.data_dir).expanduser()
-    if config.data_dir != Config.data_dir and not data_path.exists():
+    if config.data_dir != Config.data_dir and not _is_there(data_path):
         # Data that come with the project would be found all the same, and the typing error would go unseen.
-        raise UserError(f"data-dir is {config.data_dir!r}, but there is no {data_path}.")
+        raise UserError(f"data-dir is {shown(config.data_dir)}, but there is no {shown(str(data_path))}.")
     return dataclasses.replace(results_from_here(config), data_dir=str(data_path))
 
 
@@ -49,18 +50,23 @@ def check(config: Config) -> None:
             f"{config.num_nodes} clients take part (num-clients less held-out), but min-clients is "
             f"{config.min_clients}: raise the one or lower the other."
         )
-    if config.resume not in ("", "latest") and not config.resume_path.exists():
-        raise UserError(f"resume is {config.resume!r}, but there is no such run folder or checkpoint file.")
+    if config.resume not in ("", "latest") and not _is_there(config.resume_path):
+        raise UserError(f"resume is {shown(config.resume)}, but there is no such run folder or checkpoint file.")
+    try:
+        check_writable(config.results_path)
+    except WriteError as error:
+        raise UserError(f"results-dir is {shown(config.results_dir)}, but {error}.") from error
     check_is_new(config)
     resolve_device(config.device)
     dataset, _ = divide(config, config.num_clients)
     check_models(config, dataset)
+
+
+def _is_there(path: Path) -> bool:
     try:
-        config.results_path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=config.results_path):
-            pass
-    except OSError as error:
-        raise UserError(f"results-dir {config.results_path} cannot be written to: {error.strerror}.") from error
+        return path.exists()
+    except OSError:  # a name that is too long, a folder that may not be looked into
+        return False
 
 
 def check_is_new(config: Config) -> None:

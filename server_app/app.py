@@ -9,7 +9,7 @@ from flwr.superlink.grid import InMemoryGrid
 
 from common.config import Config, load_run_config
 from common.data.partition import class_counts
-from common.data.simulation import divide
+from common.data.simulation import divide, located
 from common.errors import UserError
 from server_app.checkpoint import Checkpoint
 from server_app.client import Client
@@ -65,6 +65,7 @@ def _serve(grid: Grid, config: Config, start: Checkpoint | None, simulated: bool
     nodes = wait_for_nodes(grid, at_least, within)
     num_parts = config.num_parts(len(nodes))
     dataset, parts = divide(config, num_parts) if simulated else (None, [])
+    config = located(config, dataset) if dataset else config
     keep = resume_after(config, start)
     tracker = RunTracker(run_dir, config.to_dict(), num_rounds=config.num_rounds, resume_after=keep)
     if dataset:

@@ -122,7 +122,11 @@ class FederationStrategy(Strategy):
         self.snapshots.save_if_due(num_rounds)
         if server_round == 1:
             took = record.seconds["total"]
-            log(INFO, "Round 1 took %.1f s; the accuracy after a round is known when the next one ends.", took)
+            log(
+                INFO,
+                "Round 1 took %.1f s with the start-up; the accuracy after a round is known when the next ends.",
+                took,
+            )
 
     def _hand_over(self, num_rounds: int, grid: Grid, result: Result) -> None:
         """Send the final weights, which clients test and keep; this is part of the last round's record."""

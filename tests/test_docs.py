@@ -16,11 +16,12 @@ import yaml
 from flwr.common.config import parse_config_args
 
 from client_app.site.site_keys import KEYS as SITE_KEYS
-from common.config import RUN_OPTIONS, load_config, parse_overrides, profiles
+from common.config import RUN_OPTIONS, load_config, profiles
 from common.methods import built_in, find
 from common.options import Option
 from common.text import kebab
 from mh_pfedhn.cli import make_parser
+from mh_pfedhn.commands.run import overrides_of
 from server_app.results import Run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -137,19 +138,23 @@ def check(arguments: list[str], where: str) -> Any:
     """Parse arguments of mh-pfedhn and, of a run, the settings that they give."""
     options = parse(arguments, where)
     if arguments[0] == "run":
-        overrides = parse_overrides([item for group in options.overrides for item in group])
-        load_config(overrides | ({"profile": options.profile} if options.profile else {}))
+        load_config(overrides_of(options))
     return options
 
 
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Write the YAML files that a page shows into the working folder, beside the examples; return their names."""
+    """Write the YAML files that a page shows into the working folder, beside the examples; return their names.
+
+    There is a run as well.
+    """
 
     def write(page: Path) -> set[str]:
         monkeypatch.chdir(tmp_path)
         monkeypatch.syspath_prepend(str(ROOT / "tests" / "e2e" / "plugin"))  # what adding-a-method.md builds
         (tmp_path / "examples").symlink_to(ROOT / "examples")
+        (tmp_path / "results/RUN").mkdir(parents=True)
+        (tmp_path / "results/RUN/config.yaml").write_text(yaml.safe_dump(load_config({}).to_dict()))
         for name, content in blocks(page, "yaml"):
             if name:
                 (tmp_path / name).write_text(content)
@@ -170,7 +175,8 @@ def test_every_command_line_of_ours_is_taken_with_its_profile_and_keys(page, wri
 
 
 @ALL_PAGES
-def test_every_command_in_a_sentence_is_one_of_ours(page):
+def test_every_command_in_a_sentence_is_one_of_ours(page, written):
+    written(page)
     for span in code_spans(page):
         words = shlex.split(span) if span.startswith("mh-pfedhn ") and "…" not in span else []
         if words and all(re.fullmatch("[a-z]+", word) for word in words[1:]):

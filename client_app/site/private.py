@@ -1,7 +1,6 @@
 """The site that an operator brings: its model and data, built from what its YAML names, tried on a first batch."""
 
 import functools
-import os
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -28,6 +27,7 @@ from client_app.site.site import GeneratedModel, Site
 from client_app.site.site_file import Mistakes, SiteFile, read_keys, site_file_of
 from client_app.training import CountCorrect, Criterion
 from common.errors import UserError
+from common.files import WriteError, check_writable
 from common.models import build_model
 from common.text import nearest
 
@@ -172,11 +172,10 @@ def build_personal(file: SiteFile, seed: int) -> GeneratedModel:
 
 
 def _check_state_dir(state_dir: Path) -> None:
-    existing = next(folder for folder in (state_dir, *state_dir.parents) if folder.exists())
-    if not existing.is_dir():
-        raise UserError(f"state-dir is {state_dir}, but {existing} is a file and must be a folder.")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"state-dir is {state_dir}, but this user may not write to {existing}.")
+    try:
+        check_writable(state_dir)
+    except WriteError as error:
+        raise UserError(f"state-dir is {state_dir}, but {error}.") from error
 
 
 def _build_data(factory: Factory, file: SiteFile) -> tuple[Samples, Samples]:

@@ -23,7 +23,7 @@ from common.device import resolve_device
 from common.errors import UserError
 from common.files import WriteError, make_folder, write_text
 from common.models import ImageShape
-from common.text import nearest, short
+from common.text import nearest, shown
 
 _REQUEST_LIMIT = 4 * 3600.0  # seconds
 
@@ -161,7 +161,7 @@ def read_keys(path: Path, mistakes: Mistakes) -> dict[str, Any]:
         try:
             values[key] = KEYS[key](value)
         except ValueError as error:
-            mistakes.add(f"{key} is {short(value)}, but must be {error}.")
+            mistakes.add(f"{key} is {shown(value)}, but must be {error}.")
     needed = ["model", "data", "state-dir"]
     if values.get("deploy-global"):
         needed += ["input-shape", "num-classes"]

@@ -8,13 +8,13 @@ from typing import Any
 import yaml
 
 from common import methods
-from common.config.profiles import PROFILE_ONLY, Layer, canonical, method_layer, names, profile_layers
+from common.config.profiles import PROFILE_ONLY, Layer, canonical, method_layer, names, profile_layers, recorded
 from common.config.run import DATASETS, DEFAULT_PROFILE, METHOD_SETTINGS, RUN_NAME, RUN_OPTIONS, SITES, Config
 from common.errors import UserError
 from common.methods import Halves
 from common.options import Option, Value
 from common.settings import Noised
-from common.text import nearest, snake
+from common.text import nearest, shown, snake
 from common.variants import VARIANTS
 
 # Where all of these are given, as `mh-pfedhn run` does, a profile adds nothing, and may be a file of another machine.
@@ -38,11 +38,12 @@ def load_config(overrides: Mapping[str, object], *, origin: str = "the command l
     profile = overrides.get("profile", DEFAULT_PROFILE)
     if not isinstance(profile, str):
         raise UserError(
-            f"profile is {profile!r} in {origin}, but must be a name; known profiles: {', '.join(names())}."
+            f"profile is {shown(profile)} in {origin}, but must be a name; known profiles: {', '.join(names())}."
         )
     profile = canonical(profile)
     complete = set(overrides) >= _COMPLETE
     layers = [] if complete else profile_layers(profile)
+    profile = profile if complete else recorded(profile)
     layers.append(Layer(origin, _unpacked(overrides, origin), strict=True))
     method = _method(layers)
     if not complete:
@@ -75,7 +76,7 @@ def parse_overrides(items: Iterable[str]) -> dict[str, object]:
     try:
         return dict(map(_pair, items))
     except ValueError as error:
-        raise UserError(f"-c {error}, such as -c num-rounds=20.") from error
+        raise UserError(f"-c {error}, such as -c num-rounds=20; a profile stands before -c.") from error
 
 
 def keys_with_help() -> Iterator[tuple[str, str, object, str]]:
@@ -105,7 +106,7 @@ def _described(option: Option) -> tuple[object, str]:
 def _unpacked(given: Mapping[str, object], origin: str) -> dict[str, object]:
     """The same with the method's settings, which travel through Flower as one text, under their own keys."""
     packed = given.get(METHOD_SETTINGS, "")
-    wrong = f"{METHOD_SETTINGS} is {packed!r} in {origin}, but must be"
+    wrong = f"{METHOD_SETTINGS} is {shown(packed)} in {origin}, but must be"
     if not isinstance(packed, str):
         raise UserError(f"{wrong} text such as 'hn-lr=0.001 anchor=true'.")
     try:
@@ -127,7 +128,9 @@ def _method(layers: list[Layer]) -> Halves:
     name, origin = Config.method, ""
     for layer in layers:
         if "method" in layer.values:
-            name, origin = str(RUN_OPTIONS["method"].checked(layer.values["method"], layer.origin)), layer.origin
+            name, origin = layer.values["method"], layer.origin
+            if name != "":  # to which `find` has the better answer
+                name = str(RUN_OPTIONS["method"].checked(name, origin))
             if ":" not in name:
                 methods.find(name, origin)  # also where a later layer has another
     method = methods.find(name, origin)
@@ -151,7 +154,7 @@ def _checked(layer: Layer, method: Halves) -> dict[str, Value]:
     name = values.get("run-name")
     if name and not RUN_NAME.fullmatch(str(name)):
         raise UserError(
-            f"run-name is {name!r} in {layer.origin}, but must be up to 100 letters, digits, dots, dashes or "
+            f"run-name is {shown(name)} in {layer.origin}, but must be up to 100 letters, digits, dots, dashes or "
             "underscores, a letter or digit first."
         )
     return values
@@ -169,7 +172,7 @@ def _check_left_out(key: object, value: object, origin: str, method: Halves, str
         known = sorted([*RUN_OPTIONS, *method.options])
         others = [other for name in methods.built_in() for other in methods.find(name).options]
         hint = nearest(key, [*known, *others]) if isinstance(key, str) else ""
-        raise UserError(f"There is no key {key!r} ({origin}){hint or '; known keys: ' + ', '.join(known) + '.'}")
+        raise UserError(f"There is no key {shown(key)} ({origin}){hint or '; known keys: ' + ', '.join(known) + '.'}")
     if strict:
         raise UserError(f"Method {method.name!r} has no {key} ({origin}): it is a setting of {', '.join(having)}.")
     errors = []
@@ -204,7 +207,7 @@ def _check_together(config: Config) -> None:
         raise UserError("resume is 'latest', so run-name must say of which run.")
     if not config.dataset:
         raise UserError(
-            f"profile {config.profile!r} comes with no data set: join it to one that does, such as "
+            f"dataset is empty: join profile {config.profile!r} to one that comes with a data set, such as "
             f"cifar100+{config.profile}, or set dataset to one of {', '.join(DATASETS)}."
         )
 
@@ -213,7 +216,7 @@ def _pair(item: str) -> tuple[str, Any]:
     """Key and value of `key=value`. Raises ValueError for text of another form."""
     key, separator, text = item.partition("=")
     if not separator:
-        raise ValueError(f"{item!r} is not of the form key=value")
+        raise ValueError(f"{shown(item)} is not of the form key=value")
     is_text = key in RUN_OPTIONS and RUN_OPTIONS[key].kinds == {str}
     return key, text if is_text else _scalar(text)
 

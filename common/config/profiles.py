@@ -1,6 +1,9 @@
-"""Profiles: YAML files of settings, in conf/ or a user's own, that build on others (`base`) and are joined by '+'."""
+"""Profiles: YAML files of settings, in conf/ or a user's own, that build on others (`base`) and are joined by '+'.
 
-from collections.abc import Iterator, Mapping
+The config.yaml of a run is one too, and repeats it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +12,18 @@ import yaml
 
 from common.errors import UserError
 from common.methods import built_in
-from common.text import nearest, spelled
+from common.text import nearest, shown, spelled
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 PROFILE_FOLDERS = (CONF / "profiles", CONF / "experiments")
 METHODS_FOLDER = CONF / "methods"
+_SUFFIXES = (".yaml", ".yml")
 
 # What a profile file may say beside settings.
 PROFILE_ONLY = ("base", "description")
+
+# A file with all of these is what a run has written down: nobody sets so much of what is made up anyway.
+_RECORD = {"profile", "method", "mode", "resume", "run-name"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,15 @@ def profile_layers(name: str) -> list[Layer]:
     Raises UserError for one that does not exist or cannot be read.
     """
     return [layer for part in name.split("+") for layer in _layers(part.strip(), {})]
+
+
+def recorded(name: str) -> str:
+    """The same with the config.yaml of a run, where it is to be repeated, replaced by the profile of that run."""
+    parts = []
+    for part in map(str.strip, name.split("+")):
+        content = read_yaml(Path(part)) if _is_yaml_file(part) else {}
+        parts.append(str(content["profile"]) if _is_record(content) else part)
+    return "+".join(parts)
 
 
 def described_methods() -> Iterator[tuple[str, str]]:
@@ -97,12 +113,13 @@ def _layers(name: str, below: Mapping[Path, str]) -> list[Layer]:
     known = _files()
     own = spelled(name, known)
     path = known.get(own) or Path(name)
-    if own not in known and not (name.endswith((".yaml", ".yml")) and _is_file(path)):
-        others = f"known profiles: {', '.join(known)}; the path of a .yaml file works too"
-        raise UserError(f"There is no profile {name!r}{nearest(name, known)} ({others}).")
+    if own not in known and not _is_yaml_file(name):
+        raise _no_profile(name, known)
     if path.resolve() in below:
         raise UserError(f"Profile {own!r} is its own base: {' -> '.join((*below.values(), own))}.")
     content = read_yaml(path)
+    if _is_record(content):
+        return [Layer(str(path), _to_repeat(content))]
     if "profile" in content:
         raise UserError(f"profile is set in {path}, which is one itself; use base to build on another.")
     bases = content.get("base", [])
@@ -112,16 +129,48 @@ def _layers(name: str, below: Mapping[Path, str]) -> list[Layer]:
     layers = []
     for base in bases:
         # A file beside this one, or a name in conf/.
-        beside = str(path.parent / base) if base.endswith((".yaml", ".yml")) else base
+        beside = str(path.parent / base) if base.endswith(_SUFFIXES) else base
         layers += _layers(beside, {**below, path.resolve(): own})
     return [*layers, Layer(str(path), _settings(content))]
 
 
-def _is_file(path: Path) -> bool:
+def _no_profile(name: str, known: Iterable[str]) -> UserError:
+    """What is wrong with a name that is neither a profile's nor that of a YAML file which is there."""
+    if not name.endswith(_SUFFIXES) and "/" not in name:
+        others = f"known profiles: {', '.join(known)}; the path of a .yaml file works too"
+        return UserError(f"There is no profile {shown(name)}{nearest(name, known)} ({others}).")
+    wrong, path = f"profile {shown(name)} names a file, but", Path(name)
+    if _holds(path.is_dir):
+        of_run = "; a run is repeated by the config.yaml in its folder" if (path / "config.yaml").exists() else ""
+        return UserError(f"{wrong} is a folder{of_run}.")
+    if _holds(path.is_file):
+        return UserError(f"{wrong} its name must end in {' or '.join(_SUFFIXES)}.")
+    return UserError(f"{wrong} there is no such file{'' if path.is_absolute() else f' in {Path.cwd()}'}.")
+
+
+def _is_yaml_file(name: str) -> bool:
+    return name.endswith(_SUFFIXES) and _holds(Path(name).is_file)
+
+
+def _holds(test: Callable[[], bool]) -> bool:
     try:
-        return path.is_file()
+        return test()
     except OSError:  # a name that is too long, a folder that may not be looked into
         return False
+
+
+def _is_record(content: Mapping[Any, Any]) -> bool:
+    """Whether this is the config.yaml of a run."""
+    return content.keys() >= _RECORD
+
+
+def _to_repeat(record: Mapping[Any, Any]) -> dict[Any, Any]:
+    """What a run has written down, less what another one with the same settings has of its own.
+
+    A run in mode adapt started from `resume`, and is repeated from there; one in mode train only went on from there.
+    """
+    left_out = {"run-name"} if record["mode"] == "adapt" else {"run-name", "resume"}
+    return {key: value for key, value in record.items() if key not in left_out}
 
 
 def _settings(content: Mapping[Any, Any]) -> dict[Any, Any]:

@@ -52,7 +52,7 @@ class Config:
     )
     seed: int = option(0, "all randomness follows from it", minimum=0, maximum=2**31 - 1, fixed="always")
     num_rounds: int = option(100, "communication rounds", minimum=1)
-    num_clients: int = option(10, "clients of a simulation", minimum=1, fixed="simulation")
+    num_clients: int = option(10, "clients of a simulation", minimum=1, maximum=1_000_000, fixed="simulation")
     participation: float = option(1.0, "share of the registered clients that train in a round", above=0, maximum=1)
 
     dataset: str = option(

@@ -34,6 +34,7 @@ class Dataset:
     mean: tuple[float, ...]  # [C], of pixels in 0..1
     std: tuple[float, ...]  # [C], of pixels in 0..1
     source: ImageSource
+    origin: Path  # of the labels
 
     def read_images(self, indices: Tensor) -> Tensor:
         """Decode these samples and no others; nothing is kept for the next call.
@@ -123,6 +124,7 @@ def open_dataset(
         mean=info.mean or (0.5,) * channels,
         std=info.std or (0.25,) * channels,
         source=source,
+        origin=opened.origin,
     )
 
 

@@ -1,9 +1,21 @@
 """The data set of a simulation, divided among its clients; server and clients derive the same from the config."""
 
+import dataclasses
+
 from common.config import SITES, Config, project_dir
 from common.data.datasets import Dataset, open_dataset
 from common.data.partition import ClientIndices, partition, smallest_client_rule
 from common.errors import UserError
+
+
+def located(config: Config, dataset: Dataset) -> Config:
+    """The same settings with the folders that are used, as absolute paths: they lead there from any working folder.
+
+    Data that come with the project, or with the system, lie elsewhere than `data-dir` says.
+    """
+    given, found = config.data_path, dataset.origin
+    data_path = given if found.is_relative_to(given) else found.parent
+    return dataclasses.replace(config, data_dir=str(data_path), results_dir=str(config.results_path))
 
 
 def divide(config: Config, num_partitions: int) -> tuple[Dataset, list[ClientIndices]]:

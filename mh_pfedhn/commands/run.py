@@ -3,6 +3,7 @@
 import argparse
 import signal
 import sys
+from pathlib import Path
 
 from common.config import DEFAULT_PROFILE, parse_overrides
 from common.errors import UserError
@@ -14,7 +15,12 @@ from mh_pfedhn.runs import RunFailedError, RunInterruptedError, execute
 def add(commands: Subparsers) -> None:
     """Declare the command."""
     parser = commands.add_parser("run", help="run a federation, simulated on this machine unless --superlink is given")
-    parser.add_argument("profile", nargs="?", metavar="PROFILE", help=f"default {DEFAULT_PROFILE}; see `profiles`")
+    parser.add_argument(
+        "profile",
+        nargs="*",
+        metavar="PROFILE",
+        help=f"default {DEFAULT_PROFILE}; see `profiles`; the config.yaml of a run repeats it",
+    )
     parser.add_argument("-c", dest="overrides", action="append", nargs="+", default=[], metavar="KEY=VALUE")
     parser.add_argument(
         "--superlink", metavar="NAME", help="a connection of Flower's config.toml to a running SuperLink"
@@ -22,12 +28,21 @@ def add(commands: Subparsers) -> None:
     parser.set_defaults(handle=_run)
 
 
-def _run(options: argparse.Namespace) -> int:
+def overrides_of(options: argparse.Namespace) -> dict[str, object]:
+    """The settings of a command line. Raises UserError for what stands in the wrong place."""
     overrides = parse_overrides([item for group in options.overrides for item in group])
+    for word in options.profile:
+        if "=" in word and not Path(word).exists():
+            raise UserError(f"{word!r} is no profile: settings come after -c, as in mh-pfedhn run -c {word}.")
+    if len(options.profile) > 1:
+        raise UserError(f"{len(options.profile)} profiles are given: join them, as in {'+'.join(options.profile)}.")
     if options.profile and "profile" in overrides:
-        raise UserError(f"profile is given twice, as {options.profile!r} and by -c: give it once.")
-    if options.profile:
-        overrides["profile"] = options.profile
+        raise UserError(f"profile is given twice, as {options.profile[0]!r} and by -c: give it once.")
+    return overrides | ({"profile": options.profile[0]} if options.profile else {})
+
+
+def _run(options: argparse.Namespace) -> int:
+    overrides = overrides_of(options)
     try:
         # A terminated script stops its run and its SuperLink as an interrupted one does.
         with handling(signal.default_int_handler, signal.SIGTERM):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -25,6 +26,8 @@ _DPI = 160  # sharp in the 880 pixels that the page gives a plot
 _INK = "#1f2933"
 _GRID = "#e4e7eb"
 _BEST = "#f2c14e"
+# Its lightest colour is no white, which stands for none.
+_COUNTS = LinearSegmentedColormap.from_list("counts", ["#dbe7f5", "#8fb6dd", "#3b6fb6", "#12355f"])
 _COLOURS = (
     "#3b6fb6",
     "#d9722e",
@@ -191,14 +194,20 @@ def draw_costs(run: Run) -> Figure:
 
 
 def draw_partition(partition: dict[str, Any]) -> Figure:
-    """How many samples of each class (columns) each client (rows) holds."""
+    """How many samples of each class (columns) each client (rows) holds; a cell without any is white.
+
+    Colours follow the logarithm of the count: beside a class with thousands of samples one with ten is still seen.
+    """
     clients = list(partition["clients"])
     classes = [str(name) for name in partition["class-names"]]
     counts = np.array([partition["clients"][client] for client in clients])
     every_row_named = len(clients) <= 30
     figure = _figure(height=1.6 + (0.3 * len(clients) if every_row_named else min(0.045 * len(clients), 10)))
     axes = figure.subplots()
-    image = axes.imshow(counts, aspect="auto", interpolation="nearest", cmap="Blues", vmin=0)
+    held = np.ma.masked_equal(counts, 0)
+    fewest, most = (int(held.min()), int(held.max())) if held.count() else (1, 1)
+    scale = LogNorm(fewest, max(most, 2 * fewest))  # a scale from a number to itself has no colours
+    image = axes.imshow(held, aspect="auto", interpolation="nearest", cmap=_COUNTS, norm=scale)
     _style(axes, "Samples of each class that each client holds", "class", "client")
     axes.grid(visible=False)
     rows = range(0, len(clients), 1 if every_row_named else _tick_step(len(clients)))
@@ -210,9 +219,14 @@ def draw_partition(partition: dict[str, Any]) -> Figure:
     if every_row_named and len(classes) <= 12:
         for (row, column), count in np.ndenumerate(counts):
             if count:
-                colour = "white" if count > 0.6 * counts.max() else _INK
+                colour = "white" if scale(count) > 0.6 else _INK
                 axes.text(column, row, f"{count:,}", ha="center", va="center", fontsize=8, color=colour)
-    figure.colorbar(image, ax=axes, label="samples", fraction=0.05, pad=0.02, aspect=20 if every_row_named else 40)
+    bar = figure.colorbar(
+        image, ax=axes, label="samples", fraction=0.05, pad=0.02, aspect=20 if every_row_named else 40
+    )
+    ticks = _count_ticks(fewest, most)
+    bar.set_ticks(ticks, labels=[f"{tick:,}" for tick in ticks])
+    bar.minorticks_off()
     return figure
 
 
@@ -255,6 +269,13 @@ def _values(run: Run, key: str) -> tuple[list[int], list[float]]:
     """Return the rounds that have a value of `key`, and the values."""
     lines = [line for line in run.metrics if line.get(key) is not None]
     return [line["round"] for line in lines], [line[key] for line in lines]
+
+
+def _count_ticks(fewest: int, most: int) -> list[int]:
+    """The two ends of a logarithmic scale, and round numbers that are not too near to them."""
+    factors = (1, 2, 5) if most <= 1000 * fewest else (1,)
+    between = [factor * 10**power for power in range(len(str(most))) for factor in factors]
+    return [fewest, *(tick for tick in between if 1.3 * fewest < tick < most / 1.3), *([most] if most > fewest else [])]
 
 
 def _tick_step(count: int) -> int:

@@ -5,28 +5,30 @@ The strategy hands in one `RoundRecord` a round.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import logging
 import math
+import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
-from torch.utils.tensorboard import SummaryWriter
 
 from common.errors import UserError
 from common.files import write_bytes, write_text
 from common.text import kebab
+from server_app.results.events import Events
 from server_app.results.formatting import format_decimals, format_duration
-from server_app.results.metrics import extra_losses, finite, mean, round_metrics
+from server_app.results.metrics import extra_losses, finite, round_metrics
 from server_app.results.reading import ClientRow, parse_metrics, read_clients, read_run
-from server_app.results.record import RoundRecord
+from server_app.results.record import Failure, RoundRecord
 from server_app.results.report import write_report
 
 logger = logging.getLogger(__name__)
@@ -55,7 +57,8 @@ class RunTracker:
     Raises
     ------
     UserError
-        If the folder already holds a run.
+        If the folder already holds a run, and in all methods for what cannot be written, as on a full disk: a run that
+        nobody could read about ends. It goes on without a drawing and without TensorBoard's events.
     """
 
     def __init__(
@@ -78,15 +81,14 @@ class RunTracker:
         self._metrics = run_dir / "metrics.jsonl"
         if self._metrics.exists() and resume_after is None:
             raise UserError(f"{run_dir} already holds a run: choose another `run-name`, or go on with resume=latest.")
-        run_dir.mkdir(parents=True, exist_ok=True)
-        write_text(run_dir / "config.yaml", yaml.safe_dump(self._config, sort_keys=False))
+        with _written(run_dir / "config.yaml"):
+            run_dir.mkdir(parents=True, exist_ok=True)
+            write_text(run_dir / "config.yaml", yaml.safe_dump(self._config, sort_keys=False))
         self._earlier: list[dict[str, Any]] = []  # lines of the run that this one goes on with
         self._earlier_rows: dict[str, ClientRow] = {}
         if resume_after is not None:
             self._take_up(resume_after)
-        self._events = SummaryWriter(
-            str(run_dir / "tensorboard"), purge_step=None if resume_after is None else resume_after + 1
-        )
+        self._events = Events(run_dir / "tensorboard", None if resume_after is None else resume_after + 1)
         self._started = clock() - (self._earlier[-1]["wall-seconds"] if self._earlier else 0.0)
         self._last_logged: float | None = None
 
@@ -114,11 +116,7 @@ class RunTracker:
         Raises ValueError, as `round_metrics`, before anything is written.
         """
         now = self._clock()
-        if self._last_logged is None:
-            self._round_seconds.append(record.seconds.get("total", 0.0))
-        else:
-            if record.round == 2:
-                self._round_seconds.clear()  # the first round also started the workers
+        if self._last_logged is not None:  # the first round also started the workers
             self._round_seconds.append(now - self._last_logged)
         self._last_logged = now
         line = round_metrics(record, self._known()) | {"wall-seconds": round(now - self._started, 3)}
@@ -130,10 +128,8 @@ class RunTracker:
             _count(row, line)
         # The table first: a folder with a line of metrics then always has the clients that the line speaks of.
         self._write_clients()
-        # A buffer that takes the whole line makes it one write, so that a reader does not see half of it.
-        with self._metrics.open("ab", buffering=1 << 20) as file:
-            file.write(_encoded(line))
-        self._write_events(record, line)
+        self._append(line)
+        self._events.add(line, record.numbers, self._rows)
         if self._clock() >= self._next_drawing:
             self._draw()
 
@@ -172,11 +168,8 @@ class RunTracker:
         parts += [f"{name} loss {format_decimals(line[f'{name}-loss'])}" for name in extra_losses(line)]
         parts += [f"{len(record.train_losses)}/{len(asked)} clients", format_duration(line["seconds"]["total"])]
         if record.failures:
-            named = [f"{failure.client} ({failure.reason})" for failure in record.failures[:_NAMED_FAILURES]]
-            if len(record.failures) > _NAMED_FAILURES:
-                named.append(f"{len(record.failures) - _NAMED_FAILURES} more")
-            parts.append("failed: " + ", ".join(named))
-        if record.round < self.num_rounds:
+            parts.append("failed: " + ", ".join(_named(record.failures)))
+        if record.round < self.num_rounds and self._round_seconds:
             mean_seconds = sum(self._round_seconds) / len(self._round_seconds)
             parts.append(f"{format_duration(mean_seconds * (self.num_rounds - record.round))} left")
         return " | ".join(parts)
@@ -192,7 +185,8 @@ class RunTracker:
         lines = parse_metrics(whole.decode(), self._metrics)
         self._earlier = [line for line in lines if line["round"] <= last_round]
         self._earlier_rows = {row.client: row for row in read_clients(self.run_dir / "clients.csv")}
-        write_bytes(self._metrics, b"".join(_encoded(line) for line in self._earlier))
+        with _written(self._metrics):
+            write_bytes(self._metrics, b"".join(_encoded(line) for line in self._earlier))
         (self.run_dir / "summary.json").unlink(missing_ok=True)
 
     def _write_clients(self) -> None:
@@ -203,32 +197,32 @@ class RunTracker:
             [str(value).lower() if isinstance(value, bool) else value for value in astuple(row)]
             for row in self._rows.values()
         )
-        write_text(self.run_dir / "clients.csv", buffer.getvalue())
+        with _written(self.run_dir / "clients.csv"):
+            write_text(self.run_dir / "clients.csv", buffer.getvalue())
+
+    def _append(self, line: dict[str, Any]) -> None:
+        before = self._metrics.stat().st_size if self._metrics.exists() else 0
+        with _written(self._metrics):
+            try:
+                # A buffer that takes the whole line makes it one write, so that a reader does not see half of it.
+                with self._metrics.open("ab", buffering=1 << 20) as file:
+                    file.write(_encoded(line))
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.truncate(self._metrics, before)
+                raise
 
     def _write_json(self, name: str, content: object) -> None:
-        write_text(self.run_dir / name, json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-    def _write_events(self, record: RoundRecord, line: dict[str, Any]) -> None:
-        scalars = {key: line[key] for key in ("accuracy", "accuracy-mean", "accuracy-worst10", "loss", "train-loss")}
-        scalars |= {key: line.get(key) for key in ("accuracy-known", "epsilon", "capped-clients")}
-        scalars |= {key: line[key] for name in extra_losses(line) for key in (f"{name}-loss", f"{name}-clients")}
-        scalars |= {name: line[name] for name in record.numbers}
-        scalars |= {"bytes/down": line["bytes-down"], "bytes/up": line["bytes-up"]}
-        scalars |= {f"seconds/{phase}": seconds for phase, seconds in line["seconds"].items()}
-        by_architecture: dict[str, list[float]] = {}
-        for key, accuracy in line["client-accuracy"].items():
-            row = self._rows[key]
-            group = "accuracy-known-by-architecture" if row.known else "accuracy-by-architecture"
-            by_architecture.setdefault(f"{group}/{row.architecture}", []).append(accuracy)
-        scalars |= {tag: mean(values) for tag, values in by_architecture.items()}
-        for tag, value in scalars.items():
-            if value is not None:
-                self._events.add_scalar(tag, value, line["round"])
+        with _written(self.run_dir / name):
+            write_text(self.run_dir / name, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
     def _draw(self) -> None:
         started = self._clock()
         try:
             write_report(self.run_dir)
+        except OSError as error:
+            logger.warning("The report of %s cannot be written (%s).", self.run_dir, error)
+            self._next_drawing = math.inf
         except Exception:
             # Hours of training are worth more than a picture, which `write_report` can draw again at any time.
             # What failed now will fail again after the next round: one warning, and one more try at the end.
@@ -241,6 +235,28 @@ class RunTracker:
 
 def _encoded(line: dict[str, Any]) -> bytes:
     return json.dumps(line, allow_nan=False).encode() + b"\n"
+
+
+def _named(failures: Sequence[Failure]) -> list[str]:
+    """The clients that failed, each once with its reasons, and how many more there are."""
+    reasons: dict[str, dict[str, None]] = {}
+    for failure in failures:
+        reasons.setdefault(failure.client, {})[failure.reason] = None
+    named = [f"{client} ({', '.join(each)})" for client, each in reasons.items()]
+    more = len(named) - _NAMED_FAILURES
+    return [*named[:_NAMED_FAILURES], f"{more} more"] if more > 0 else named
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """Raise UserError where a file without which a run is none cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror or error}), so the run ends: make room, and go on with "
+            "resume=latest from its last checkpoint, or start it anew."
+        ) from error
 
 
 def _count(row: ClientRow, line: dict[str, Any]) -> None:

@@ -1,15 +1,18 @@
 """What happens in the round under way: its record, which all parts add to."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from logging import WARNING
+from logging import INFO, WARNING
 
 from flwr.common import log
 
 from common.text import printable
+from server_app.client import natural_order
 from server_app.results import PHASES, Failure, RoundRecord
 from server_app.weights import capped_weights
+
+_NAMED = 10  # of the clients that are waited for
 
 
 class RoundLog:
@@ -52,6 +55,20 @@ class RoundLog:
                     *said,
                 )
         return weights
+
+    def wait(self, answered: int, missing: Sequence[str]) -> None:
+        """Say during a long exchange who has answered so far."""
+        named = sorted(missing, key=natural_order)[:_NAMED]
+        more = f" and {len(missing) - len(named)} more" if len(missing) > len(named) else ""
+        log(
+            INFO,
+            "Round %d: %d of %d clients have answered; waiting for %s%s.",
+            self.record.round,
+            answered,
+            answered + len(missing),
+            ", ".join(named),
+            more,
+        )
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:

@@ -65,7 +65,7 @@ class Mailroom:
         requests = self._requests(clients, exchange, occasion, outgoing)
         quorum = 1.0 if occasion.final else self._config.quorum
         log = self._log
-        trip = RoundTrip(grid, requests, len(clients), self.deadline, quorum, log.fail, log.quotes_clients)
+        trip = RoundTrip(grid, requests, len(clients), self.deadline, quorum, log.fail, log.quotes_clients, log.wait)
         replies: dict[str, Reply] = {}
         tests: dict[str, Evaluation] = {}
         with self._log.timed("exchange"):

@@ -6,7 +6,7 @@ Flower's own `send_and_receive` looks for replies every 3 s and returns them all
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from common.text import printable
 _FIRST_PAUSE = 0.02
 _PAUSE_SHARE = 0.01
 _LONGEST_PAUSE = 0.5
+_SILENCE = 30.0  # seconds after which a wait is told of, again and again
 
 _RAY_PREAMBLE = "Exception ClientAppException occurred. Message: "
 
@@ -44,6 +45,13 @@ class Reject(Protocol):
 
     def __call__(self, client: str, reason: str, detail: str) -> None:
         """Take the client's key, a short reason that is counted, and a sentence for the log."""
+
+
+class Wait(Protocol):
+    """Is told now and then who has not answered yet."""
+
+    def __call__(self, answered: int, missing: Sequence[str]) -> None:
+        """Take how many clients have answered, and the keys of the others."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +130,7 @@ class RoundTrip:
     quorum: share of the clients (0 to 1] whose good replies end the exchange early.
     reject: is told of every client that fails.
     quotes_clients: whether their own words may be passed on to it.
+    wait: is told every 30 s who has not answered yet, if anybody wants to know.
     """
 
     def __init__(
@@ -133,6 +142,7 @@ class RoundTrip:
         quorum: float,
         reject: Reject,
         quotes_clients: bool = False,
+        wait: Wait | None = None,
     ) -> None:
         self._grid = grid
         self._requests = requests
@@ -140,6 +150,7 @@ class RoundTrip:
         self._needed = math.ceil(quorum * count - 1e-9)  # 0.28 x 25 is 7.000000000000001 in binary
         self._note = reject
         self._quotes_clients = quotes_clients
+        self._wait = wait
         self._rejected: set[str] = set()
         self._asked: dict[str, str] = {}  # message id -> client key
         self._nodes: dict[str, int] = {}  # client key -> the node that was asked
@@ -169,6 +180,7 @@ class RoundTrip:
                 self.reject(client, "not-sent", "Flower refused the message: the node is gone or the message too large")
             del request  # the last one too, before the long wait
         arrived: set[str] = set()
+        told = time.monotonic()
         while waiting:
             messages = deque(self._grid.pull_messages(list(waiting)))
             while messages:
@@ -188,6 +200,9 @@ class RoundTrip:
             now = time.monotonic()
             if now >= ends:
                 break
+            if self._wait and now - told >= _SILENCE:
+                told = now
+                self._wait(len(self._asked) - len(waiting), list(waiting.values()))
             pause = min(max(_FIRST_PAUSE, _PAUSE_SHARE * (now - began)), _LONGEST_PAUSE)
             time.sleep(min(pause, ends - now))
         for identifier, client in waiting.items():

@@ -6,6 +6,7 @@ import resource
 import signal
 import stat
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -114,6 +115,32 @@ def test_a_folder_that_cannot_be_made_is_named(path):
     files.make_folder(path.parent / "a" / "b")
     files.make_folder(path.parent / "a" / "b")
     assert (path.parent / "a" / "b").is_dir()
+
+
+class Full:
+    """A file on a disk that is full after so many bytes."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def write(self, content):
+        self.room -= memoryview(content).nbytes
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self.file.write(content)
+
+    def flush(self):
+        self.file.flush()
+
+
+@pytest.mark.parametrize("room", [0, 100, 5000])
+def test_a_full_disk_is_told_in_the_systems_words_and_not_in_pytorchs(path, room):
+    content = {"phi": torch.zeros(10_000)}
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        files.write(path, lambda file: torch.save(content, Full(file, room)))
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+    assert str(caught.value) == f"{path} could not be written: No space left on device"
+    assert_untouched(path)
 
 
 def test_what_cannot_be_saved_leaves_the_old_content(path):
@@ -262,3 +289,23 @@ def test_a_second_name_holds_the_same_and_replaces_what_had_it(tmp_path, monkeyp
     assert target.read_bytes() == b"new"
     assert source.samefile(target) == links
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+
+def test_a_folder_is_tried_and_nothing_is_left_behind(tmp_path):
+    (tmp_path / "there").mkdir()
+    for folder in (tmp_path / "there", tmp_path / "there/new", tmp_path / "a/b/c"):
+        files.check_writable(folder)
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+
+
+def test_a_folder_in_which_nothing_can_be_written_is_found(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file/x", tmp_path / ("x" * 300), Path("/proc/x")):
+        with pytest.raises(OSError, match=r".") as caught:
+            files.check_writable(folder)
+        assert caught.value.strerror
+    # Room for a folder, but not for a byte in it.
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", lambda dir: open("/dev/full", "wb"))  # noqa: SIM115
+    with pytest.raises(OSError, match="No space left"):
+        files.check_writable(tmp_path / "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -58,8 +58,9 @@ def test_a_name_that_is_none_is_answered_with_those_there_are(name):
         find(name)
     message = str(caught.value)
     known = f"{', '.join(built_in())}, or package.module:Class for one from outside"
-    assert message.startswith(f"method is {name!r}, but must be one of {known}")
-    assert refusal(name).startswith(f"method is {name!r} in the command line, but must be one of {known}")
+    said = repr(name) if name else "empty"
+    assert message.startswith(f"method is {said}, but must be one of {known}")
+    assert refusal(name).startswith(f"method is {said} in the command line, but must be one of {known}")
 
 
 def test_options_are_those_of_both_halves_the_servers_first():

@@ -10,7 +10,7 @@ from common.config import RUN_OPTIONS
 from common.errors import UserError
 from common.methods import built_in, find
 from common.options import AUTO, option, options_of
-from common.text import short
+from common.text import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +124,8 @@ def test_a_good_value_is_taken_in_the_type_of_its_option(key, given, taken):
 def test_another_value_is_refused_with_key_value_place_and_what_is_right(key, given, said):
     with pytest.raises(UserError) as caught:
         OPTIONS[key].checked(given, "a test")
-    assert str(caught.value) == f"{key} is {short(given)} in a test, but must be {said}"
-    assert len(str(caught.value)) < 300
+    assert str(caught.value) == f"{key} is {'empty' if given == '' else shown(given)} in a test, but must be {said}"
+    assert len(str(caught.value)) < 400
 
 
 EVERY = {f"{name} {key}": each for name in built_in() for key, each in find(name).options.items()} | RUN_OPTIONS

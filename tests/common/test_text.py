@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.text import kebab, nearest, plain, printable, short, snake, spelled, split
+from common.text import kebab, nearest, plain, printable, shown, snake, spelled, split
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,11 @@ def test_a_text_from_outside_is_one_line_of_bounded_length():
     assert printable("\x1b[31m" * 10**7) == ""
 
 
-def test_a_value_in_a_sentence_is_cut_where_it_is_long():
-    assert short("a") == "'a'"
-    assert short(10**60) == "1" + "0" * 60
-    assert short("9" * 10**6) == "'" + "9" * 76 + "..."
+@pytest.mark.parametrize(("value", "text"), [("a'b", '"a\'b"'), ("", "''"), (1e-3, "0.001"), ([1, "x"], "[1, 'x']")])
+def test_a_value_is_shown_as_python_writes_it(value, text):
+    assert shown(value) == text
+
+
+def test_a_long_value_is_cut_short_and_its_length_said():
+    assert shown("x" * 3000) == "'" + "x" * 49 + "… (3,002 characters)"
+    assert shown(10**5000) == "a number of int with thousands of digits"

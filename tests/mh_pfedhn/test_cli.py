@@ -40,7 +40,7 @@ def test_profiles_lists_every_profile_with_its_description_and_every_key(capsys)
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["train"], ["run", "--no-such-option"], ["run", "-c"], ["run", "one", "two"], ["report"], ["profiles", "x"]],
+    [[], ["train"], ["run", "--no-such-option"], ["run", "-c"], ["report"], ["profiles", "x"]],
 )
 def test_a_wrong_command_line_ends_with_2_and_the_usage(capsys, arguments):
     with pytest.raises(SystemExit) as ended:

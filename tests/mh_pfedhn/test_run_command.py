@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from common.config import load_config, parse_overrides
+from common.text import shown
 from mh_pfedhn import flower_run, runs, simulation
 from mh_pfedhn.cli import main
 from mh_pfedhn.flower_run import Ending
@@ -37,7 +38,18 @@ def _nothing_starts(monkeypatch, tmp_path):
         (["-c", "seed=1", "num-rounds=0"], ["num-rounds is 0"]),
         (["-c", "seed=1", "-c", "num-rounds=0"], ["num-rounds is 0"]),
         (["cifra100"], ["'cifra100'", "'cifar100'"]),
-        (["nowhere.yaml"], ["'nowhere.yaml'"]),
+        (["nowhere.yaml"], ["'nowhere.yaml' names a file, but there is no such file in "]),
+        (["sub/nowhere"], ["'sub/nowhere' names a file, but there is no such file in "]),
+        (["num-rounds=5"], ["'num-rounds=5' is no profile: settings come after -c, as in mh-pfedhn run -c num-ro"]),
+        (["cifar10", "num-rounds=5"], ["'num-rounds=5' is no profile: settings come after -c"]),
+        (["cifar10", "paper-code"], ["2 profiles are given: join them, as in cifar10+paper-code."]),
+        ([""], ["There is no profile ''"]),
+        (["-c", "seed=1", "cifar10"], ["-c 'cifar10' is not of the form key=value", "a profile stands before -c"]),
+        (["-c", "data-dir="], ["data-dir is empty"]),
+        (["-c", "data-dir=" + "x" * 300], ["data-dir is 'xxx", "(302 characters), but there is no "]),
+        (["-c", "results-dir=" + "x" * 300], ["results-dir ", "File name too long"]),
+        (["-c", "resume=" + "x" * 300], ["resume is '", "no such run folder or checkpoint file"]),
+        (["-c", "num-clients=1e12"], ["num-clients is 1000000000000.0", "at most 1000000"]),
         (["-c", "profile=cifra100"], ["'cifra100'", "'cifar100'"]),
         (["paper-code"], ["'paper-code'", "cifar100+paper-code"]),
         (["-c", "num-clients=3", "min-clients=4"], ["3 clients take part", "num-clients", "min-clients is 4"]),
@@ -126,7 +138,7 @@ def test_a_run_to_go_on_from_that_does_not_exist_ends_with_2_and_says_where_it_w
     complaint, tmp_path, resume
 ):
     message = complaint("run", "-c", "mode=adapt", f"resume={resume}")
-    assert message == f"resume is '{tmp_path / resume}', but there is no such run folder or checkpoint file."
+    assert message == f"resume is {shown(str(tmp_path / resume))}, but there is no such run folder or checkpoint file."
 
 
 class StartedError(Exception):

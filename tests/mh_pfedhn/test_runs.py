@@ -10,6 +10,7 @@ import mh_pfedhn
 from mh_pfedhn import flower_run, runs, simulation
 from mh_pfedhn.flower_run import Ending
 from mh_pfedhn.runs import RunInterruptedError
+from server_app import checkpoint
 
 NUMBERS = (
     "accuracy",
@@ -94,6 +95,26 @@ def test_a_run_that_goes_on_has_its_results_where_they_were(flower, small, tmp_p
     checkpoint.touch()
     assert mh_pfedhn.run(resume=resume, **small).run_dir == tmp_path / "results/before"
     assert flower.config.run_name == ""  # the name is the checkpoint's
+
+
+def test_a_run_whose_folder_was_renamed_goes_on_under_its_own_name(flower, small, tmp_path):
+    write_run(tmp_path / "results/renamed", 1)
+    (tmp_path / "results/renamed/config.yaml").write_text("num-rounds: 1\nrun-name: before\n")
+    assert mh_pfedhn.run(resume="results/renamed", **small).run_dir == tmp_path / "results/before"
+
+
+@pytest.mark.parametrize("name", ["backup/round-000003.pt", "round-000003.pt"])
+def test_a_checkpoint_that_was_moved_away_goes_on_under_the_name_in_it(flower, small, tmp_path, name):
+    saved = checkpoint.save(tmp_path / "saved", 3, {"run-name": "before"}, {}, {})
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    saved.rename(tmp_path / name)
+    assert mh_pfedhn.run(resume=name, **small).run_dir == tmp_path / "results/before"
+
+
+def test_a_profile_may_be_a_path(flower, small, tmp_path):
+    (tmp_path / "mine.yaml").write_text("base: cifar10\nseed: 5\n")
+    mh_pfedhn.run(tmp_path / "mine.yaml", **small)
+    assert flower.config.seed == 5
 
 
 def test_a_mistake_is_the_users_error(flower):

@@ -495,10 +495,14 @@ class Talk:
             chr(97 + i): Message(RecordDict(), 100 + i, "train.exchange", ttl=100.0) for i in range(clients)
         }
         self.failures = []
-        self.trip = RoundTrip(self.grid, self.requests.items(), clients, deadline, quorum, self.fail)
+        self.waits = []  # what was told of a long wait
+        self.trip = RoundTrip(self.grid, self.requests.items(), clients, deadline, quorum, self.fail, self.wait)
 
     def fail(self, client, reason, detail):
         self.failures.append((client, reason))
+
+    def wait(self, answered, missing):
+        self.waits.append((answered, missing))
 
     def run(self):
         return [client for client, _ in self.trip.replies()]

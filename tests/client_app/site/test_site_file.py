@@ -261,6 +261,22 @@ def test_a_relative_state_dir_starts_at_the_files_folder(tmp_path, monkeypatch):
     assert load(tmp_path / "site", **{"state-dir": str(tmp_path / "there")}).file.state_dir == tmp_path / "there"
 
 
+@pytest.mark.parametrize("state_dir", ["/proc/x", "/proc/x/y", "site.yaml", "site.yaml/x", "x" * 300])
+def test_a_state_dir_in_which_nothing_can_be_written_is_refused(tmp_path, state_dir):
+    message = mistake_of(tmp_path, TABLE | {"state-dir": state_dir})
+    assert f"state-dir is {tmp_path / state_dir}, but " in message
+    assert "could not be written: " in message
+    assert [path.name for path in tmp_path.iterdir()] == ["site.yaml"]
+
+
+def test_trying_the_state_dir_leaves_what_is_there_and_makes_nothing(tmp_path):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/kept").write_text("")
+    load(tmp_path)
+    load(tmp_path, **{"state-dir": "state/deep/er"})
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["kept", "site.yaml", "state"]
+
+
 def test_a_random_client_key_is_made_at_the_first_start_and_kept(tmp_path):
     site = load(tmp_path, **{"client-key": None})
     assert not (tmp_path / "state").exists()  # loading alone, as a check does it, leaves no trace

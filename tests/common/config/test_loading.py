@@ -26,7 +26,7 @@ from common.data.datasets import DATASETS as DATA_SOURCES
 from common.errors import UserError
 from common.methods import built_in, find
 from common.models import MODELS as ARCHITECTURES
-from common.text import split
+from common.text import shown, split
 from server_app.methods.mh_pfedhn import HyperNetworkSettings
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -222,7 +222,7 @@ def test_the_ends_of_a_range_are_valid(key, value):
         ("keep-local", {"a": 1}, "text, or a list of texts."),
         # out of range
         ("num-rounds", 0, "a whole number of at least 1."),
-        ("num-clients", -3, "a whole number of at least 1."),
+        ("num-clients", -3, "a whole number of at least 1 and at most 1000000."),
         ("seed", -1, "a whole number of at least 0 and at most 2147483647."),
         ("max-samples-per-class", -1, "a whole number of at least 0."),
         ("participation", 0, "a number above 0 and at most 1."),
@@ -298,9 +298,29 @@ def test_the_ends_of_a_range_are_valid(key, value):
 )
 def test_a_wrong_value_is_answered_with_key_value_place_and_what_is_valid(key, value, valid):
     message = message_of(with_method(key, value), origin="the run config")
-    assert message.startswith(f"{key} is {value!r} in the run config, but must be ")
+    assert message.startswith(f"{key} is {'empty' if value == '' else shown(value)} in the run config, but must be ")
     assert valid in message
     assert_one_sentence(message.replace("package.module", "package"))
+
+
+@pytest.mark.parametrize("key", ["num-rounds", "batch-size", "max-samples-per-class", "local-epochs"])
+def test_a_whole_number_that_no_message_of_flower_holds_is_refused(key):
+    assert message_of({key: 2**63}).endswith(f", and at most {2**63 - 1}.")
+    assert message_of(parse_overrides([f"{key}=1e30"])).endswith(f", and at most {2**63 - 1}.")
+    assert load_config({key: 2**63 - 1, "num-clients": 3}).num_clients == 3
+
+
+@pytest.mark.parametrize(
+    "key", [*RUN_OPTIONS, "hn-lr", "chunk-size", "method-settings", pytest.param("n" * 3000, id="unknown")]
+)
+@pytest.mark.parametrize("value", ["9" * 3000, 10**3000, ["x" * 3000]], ids=["text", "number", "list"])
+def test_no_sentence_repeats_what_is_longer_than_it(key, value):
+    sentence = ""
+    try:
+        load_config({key: value})
+    except UserError as error:
+        sentence = str(error)
+    assert len(sentence) < 1500
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 10**400])
@@ -445,7 +465,7 @@ def test_a_key_of_every_run_is_not_packed(key, form):
         ("hn-lr=fast", "hn-lr is 'fast' in the run config, but must be a number above 0."),
         ('{"hn-lr": NaN}', "hn-lr is nan in the run config, but must be a number above 0."),
         ('{"hn-lr": [1]}', "hn-lr is [1] in the run config, but must be a number above 0."),
-        ("hn-lr=", "hn-lr is '' in the run config, but must be a number above 0."),
+        ("hn-lr=", "hn-lr is empty in the run config, but must be a number above 0."),
         ("hnlr=1", "There is no key 'hnlr' (the run config); did you mean 'hn-lr'?"),
     ],
 )
@@ -490,9 +510,11 @@ def test_a_mistake_in_flowers_run_config_is_said_to_stand_there():
 
 
 def test_elsewhere_an_empty_string_is_a_value(profile):
-    for key in ("models", "method", "num-rounds", "schedule", "mode"):
-        assert message_of({key: ""}).startswith(f"{key} is '' in the command line, but must be ")
-    assert "no data set" in message_of({"dataset": ""})
+    for key in ("models", "method", "num-rounds", "schedule", "mode", "data-dir", "results-dir", "partition"):
+        assert message_of({key: ""}).startswith(f"{key} is empty in the command line, but must be ")
+    for key in ("resume", "run-name", "keep-local", "freeze", "held-out-models"):
+        assert load_config({key: ""}).to_dict()[key] == ""
+    assert "dataset is empty" in message_of({"dataset": ""})
     profile("mine.yaml", "dataset: cifar10\nkeep-local: 0.*\nrun-name: a\n")
     config = config_of("mine.yaml", keep_local="", run_name="")
     assert (config.keep_local, config.run_name) == ("", "")
@@ -584,7 +606,10 @@ def test_text_keeps_its_spelling_on_the_command_line(text):
 def test_a_word_without_an_equals_sign_is_refused_with_an_example(word):
     with pytest.raises(UserError) as caught:
         parse_overrides(["num-clients=3", word])
-    assert str(caught.value) == f"-c {word!r} is not of the form key=value, such as -c num-rounds=20."
+    assert (
+        str(caught.value)
+        == f"-c {word!r} is not of the form key=value, such as -c num-rounds=20; a profile stands before -c."
+    )
 
 
 def test_an_unknown_key_of_the_command_line_is_answered_with_the_nearest():

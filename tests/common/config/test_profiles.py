@@ -11,7 +11,7 @@ from common.config import DATASETS, DEFAULT_PROFILE, SITES, load_config, profile
 from common.config.profiles import METHODS_FOLDER, PROFILE_FOLDERS
 from common.methods import built_in, find
 from common.options import AUTO
-from common.text import split
+from common.text import shown, split
 from server_app.methods.mh_pfedhn import HyperNetworkSettings
 
 PROFILE_FILES = [path for folder in PROFILE_FOLDERS for path in sorted(folder.glob("*.yaml"))]
@@ -31,7 +31,7 @@ def test_every_profile_of_the_project_loads_alone_or_joined_to_a_data_set(path):
     if "dataset" in content or "base" in content:
         config = config_of(path.stem)
     else:
-        assert "no data set" in message_of({"profile": path.stem})
+        assert "dataset is empty" in message_of({"profile": path.stem})
         config = config_of(f"cifar10+{path.stem}")
     assert config.dataset in DATASETS
 
@@ -263,7 +263,7 @@ def test_an_empty_text_in_a_profile_clears_what_its_base_has_set(profile):
     profile("cleared.yaml", "base: kept.yaml\nkeep-local: ''\n")
     assert (config_of("kept.yaml").keep_local, config_of("cleared.yaml").keep_local) == ("0.*", "")
     profile("wrong.yaml", "base: kept.yaml\nmodels: ''\n")
-    assert "models is '' in wrong.yaml" in message_of({"profile": "wrong.yaml"})
+    assert "models is empty in wrong.yaml" in message_of({"profile": "wrong.yaml"})
 
 
 @pytest.mark.parametrize("files", [{"a.yaml": "a.yaml"}, {"a.yaml": "b.yaml", "b.yaml": "c.yaml", "c.yaml": "a.yaml"}])
@@ -280,8 +280,9 @@ def test_a_profile_that_is_its_own_base_by_another_path_is_refused_too(profile, 
     assert message_of({"profile": "a.yaml"}) == "Profile 'deep/../a.yaml' is its own base: a.yaml -> deep/../a.yaml."
 
 
-def test_a_profile_that_names_a_profile_is_told_of_base(profile):
-    message = message_of({"profile": profile("mine.yaml", "profile: cifar10\n")})
+@pytest.mark.parametrize("more", ["", "run-name: mine\n", "run-name: mine\nmethod: local\nresume: ''\n"])
+def test_a_profile_that_names_a_profile_is_told_of_base(profile, more):
+    message = message_of({"profile": profile("mine.yaml", f"profile: cifar10\n{more}")})
     assert message == "profile is set in mine.yaml, which is one itself; use base to build on another."
 
 
@@ -302,10 +303,25 @@ def test_a_join_with_a_gap_is_refused(name):
     assert message_of({"profile": name}).startswith("There is no profile '' (known profiles: ")
 
 
-@pytest.mark.parametrize("name", ["nowhere.yaml", "nowhere.yml", "x" * 300 + ".yaml", "a\0b.yaml", "folder.yaml"])
-def test_a_profile_file_that_is_not_there_is_refused(profile, tmp_path, name):
+@pytest.mark.parametrize(
+    "name", ["nowhere.yaml", "nowhere.yml", "x" * 300 + ".yaml", "a\0b.yaml", "no/where", "no/where.yml"]
+)
+def test_a_profile_file_that_is_not_there_is_refused_without_a_list_of_all_profiles(profile, tmp_path, name):
+    message = message_of({"profile": name})
+    assert message == f"profile {shown(name)} names a file, but there is no such file in {tmp_path}."
+    absolute = str(tmp_path / "nowhere.yaml")
+    assert message_of({"profile": absolute}) == f"profile {shown(absolute)} names a file, but there is no such file."
+
+
+def test_a_folder_or_a_file_of_another_kind_is_no_profile(profile, tmp_path):
     (tmp_path / "folder.yaml").mkdir()
-    assert f"profile {name!r}" in message_of({"profile": name})
+    (tmp_path / "sub").mkdir()
+    profile("sub/small.txt", "base: cifar10\n")
+    assert message_of({"profile": "folder.yaml"}) == "profile 'folder.yaml' names a file, but is a folder."
+    assert message_of({"profile": "sub/small.txt"}).endswith("names a file, but its name must end in .yaml or .yml.")
+    profile("sub/config.yaml", "")
+    expected = "names a file, but is a folder; a run is repeated by the config.yaml in its folder."
+    assert message_of({"profile": "sub/"}).endswith(expected)
 
 
 def test_a_profile_that_is_no_name_is_refused():

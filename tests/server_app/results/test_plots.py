@@ -89,6 +89,40 @@ def test_more_architectures_than_colours_are_still_drawn(make_run, monkeypatch):
     assert write_report(make_run()).exists()
 
 
+def drawn(*rows):
+    """The axes, colours [clients, classes, RGBA] and scale of a heat map of these counts."""
+    classes = [f"class-{number}" for number in range(len(rows[0]))]
+    figure = plots.draw_partition({"class-names": classes, "clients": {str(i): row for i, row in enumerate(rows)}})
+    axes, bar = figure.axes
+    (image,) = axes.images
+    return axes, image.to_rgba(image.get_array()), [label.get_text() for label in bar.get_yticklabels()]
+
+
+def test_a_few_samples_of_a_class_are_seen_beside_thousands_of_another_and_none_is_no_colour():
+    axes, colours, ticks = drawn([0, 1, 10, 2000], [2000, 0, 10, 1])
+    none, one, ten, most = colours[0]
+    assert none[3] == 0  # nothing is drawn there
+    assert one[:3].min() < 0.9  # no white
+    darkness = [3 - colour[:3].sum() for colour in (one, ten, most)]
+    assert darkness[1] - darkness[0] > 0.3
+    assert darkness[2] - darkness[1] > 0.3
+    assert sorted({text.get_text() for text in axes.texts}) == ["1", "10", "2,000"]
+    assert (ticks[0], ticks[-1]) == ("1", "2,000")
+
+
+def test_the_colours_of_counts_end_where_the_counts_end():
+    _, _, ticks = drawn([3, 30], [25, 0])
+    assert ticks == ["3", "5", "10", "20", "30"]
+    _, _, ticks = drawn([40, 200_000])
+    assert ticks == ["40", "100", "1,000", "10,000", "100,000", "200,000"]
+
+
+@pytest.mark.parametrize("rows", [([0, 0],), ([7, 7], [7, 0]), ([1],)])
+def test_counts_of_one_size_or_none_are_drawn(rows):
+    axes, _, _ = drawn(*rows)
+    assert len(axes.texts) == sum(count > 0 for row in rows for count in row)
+
+
 @pytest.mark.parametrize(("count", "step"), [(31, 2), (100, 5), (200, 10), (251, 20), (1000, 50), (2600, 200)])
 def test_ticks_stay_few_and_round(count, step):
     assert plots._tick_step(count) == step

@@ -1,7 +1,10 @@
 """The files and lines that a run leaves while it goes on."""
 
+import errno
 import json
 import math
+import os
+import resource
 
 import pytest
 import yaml
@@ -10,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from common.errors import UserError
 from common.evaluation import Evaluation
-from server_app.results import Failure, RoundRecord, RunTracker, final_table, tracking
+from server_app.results import Failure, RoundRecord, RunTracker, events, final_table, tracking
 from server_app.results.metrics import METRIC_KEYS
 from server_app.results.reading import read_clients
 
@@ -317,6 +320,83 @@ def test_tensorboard_shows_a_repeated_round_once(tracker, clock):
         assert [event.step for event in events.Scalars(tag)] in ([1, 2, 3], [1]), tag
 
 
+# --- Disks that are full ---
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """From now on the disk has no room."""
+
+    def fill():
+        def fail(descriptor):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", fail)
+
+    return fill
+
+
+def test_a_round_that_cannot_be_written_down_ends_the_run_with_a_sentence(tracker):
+    tracker.log_round(record(1))
+    whole = (tracker.run_dir / "metrics.jsonl").read_bytes()
+    (tracker.run_dir / "metrics.jsonl").unlink()
+    (tracker.run_dir / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(UserError) as ended:
+        tracker.log_round(record(2))
+    assert str(ended.value) == (
+        f"{tracker.run_dir}/metrics.jsonl cannot be written (No space left on device), so the run ends: make room, and "
+        "go on with resume=latest from its last checkpoint, or start it anew."
+    )
+    assert whole.endswith(b"}\n")
+
+
+def test_half_a_line_is_taken_back_when_the_disk_is_full(tracker):
+    tracker.log_round(record(1))
+    path = tracker.run_dir / "metrics.jsonl"
+    whole = path.read_bytes()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Python ignores the signal and gets the system's error, after a part of the line has been written.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 100, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written \(File too large\)"):
+            tracker._append({"text": "x" * 1000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_bytes() == whole
+
+
+def test_tables_and_the_summary_that_cannot_be_written_end_the_run_with_a_sentence(tracker, full):
+    tracker.log_round(record(1))
+    full()
+    with pytest.raises(UserError, match=r"clients\.csv cannot be written \(No space left on device\), so the run ends"):
+        tracker.log_round(record(2))
+    with pytest.raises(UserError, match=r"summary\.json cannot be written"):
+        tracker.finish()
+    with pytest.raises(UserError, match=r"partition\.json cannot be written"):
+        tracker.set_class_counts({"a": [1, 2]}, ["cat", "dog"])
+
+
+def test_a_run_whose_settings_cannot_be_written_down_does_not_start(tmp_path, full):
+    full()
+    with pytest.raises(UserError, match=r"config\.yaml cannot be written \(No space left on device\)"):
+        RunTracker(tmp_path / "new", CONFIG, num_rounds=4)
+
+
+def test_a_run_goes_on_without_events_that_cannot_be_written(tracker, caplog, monkeypatch):
+    tracker.log_round(record(1))
+
+    def fail(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(events.SummaryWriter, "add_scalar", fail)
+    tracker.log_round(record(2))
+    monkeypatch.undo()
+    tracker.log_round(record(3))
+    assert [line["round"] for line in lines_of(tracker)] == [1, 2, 3]
+    assert tracker.finish()["rounds"] == 3
+    assert caplog.text.count("No more events for TensorBoard") == 1
+
+
 # --- Drawing now and then ---
 
 
@@ -332,18 +412,26 @@ def test_drawing_waits_fifty_times_its_own_length(tracker, clock, drawings):
     assert len(drawings) == 4
 
 
-def test_a_drawing_that_fails_does_not_end_the_run(tracker, monkeypatch, caplog):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("bad"), "could not draw the report"),
+        (OSError(errno.ENOSPC, "No space left on device", "/r/curves.png"), "(/r/curves.png: No space left on device)"),
+    ],
+)
+def test_a_drawing_that_fails_does_not_end_the_run(tracker, monkeypatch, caplog, error, said):
     calls = []
 
     def fail(run_dir):
         calls.append(run_dir)
-        raise OSError("no space left")
+        raise error
 
     monkeypatch.setattr(tracking, "write_report", fail)
     tracker.log_round(record(1))
     tracker.log_round(record(2))
     assert len(calls) == 1
-    assert "could not draw the report" in caplog.text
+    assert said in caplog.text
+    assert ("Traceback" in caplog.text) == isinstance(error, ValueError)
     assert tracker.finish()["rounds"] == 2
     assert len(calls) == 2
 
@@ -356,8 +444,8 @@ def test_progress_line(tracker, clock):
     tracker.log_round(first)
     assert tracker.progress_line(first) == (
         "round   1/4 | mean accuracy 0.600 (worst 10 % 0.200, all samples 0.700)"
-        " | train loss 1.250 | 2/3 clients | 4.0 s | failed: c (late) | 12 s left"
-    )
+        " | train loss 1.250 | 2/3 clients | 4.0 s | failed: c (late)"
+    )  # how long a round takes is not known yet: the first one also started the workers
     clock.now += 60
     second = record(2, failures=[])
     tracker.log_round(second)
@@ -372,7 +460,7 @@ def test_progress_line_of_an_adapt_run_has_known_clients(adapting):
     adapting.log_round(first)
     assert adapting.progress_line(first) == (
         "round   1/4 | mean accuracy 0.400 (worst 10 % 0.200, all samples 0.400) | known clients 0.750"
-        " | train loss 1.250 | 2/2 clients | 4.0 s | 12 s left"
+        " | train loss 1.250 | 2/2 clients | 4.0 s"
     )
     second = record(2)
     adapting.log_round(second)
@@ -406,4 +494,22 @@ def test_last_progress_line_has_no_time_left(tracker):
 def test_progress_line_names_only_a_few_failures(tracker):
     many = record(1, failures=[Failure(str(i), "late", "") for i in range(8)])
     tracker.log_round(many)
-    assert "failed: 0 (late), 1 (late), 2 (late), 3 (late), 4 (late), 3 more |" in tracker.progress_line(many)
+    assert tracker.progress_line(many).endswith("failed: 0 (late), 1 (late), 2 (late), 3 (late), 4 (late), 3 more")
+
+
+def test_progress_line_names_a_client_that_failed_more_than_once_once(tracker):
+    failures = [("3", "late"), ("7", "late"), ("3", "busy"), ("3", "busy")]
+    twice = record(1, failures=[Failure(client, reason, "") for client, reason in failures])
+    tracker.log_round(twice)
+    assert tracker.progress_line(twice).endswith("failed: 3 (late, busy), 7 (late)")
+
+
+def test_a_resumed_run_says_how_long_it_will_take_when_it_has_timed_a_round(tracker, clock):
+    tracker.log_round(record(1, failures=[]))
+    clock.now += 500
+    other = resumed(tracker, 1, clock)
+    other.log_round(record(2, failures=[]))
+    assert other.progress_line(record(2, failures=[])).endswith("| 4.0 s")
+    clock.now += 7
+    other.log_round(record(3, failures=[]))
+    assert other.progress_line(record(3, failures=[])).endswith("| 7.0 s left")

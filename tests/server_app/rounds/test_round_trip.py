@@ -5,6 +5,7 @@ from flwr.app import ConfigRecord, Error, Message, RecordDict
 from playing import Talk, echo
 
 from common.refusal import REASONS
+from server_app.rounds.log import RoundLog
 from server_app.rounds.round_trip import describe_error
 
 pytestmark = pytest.mark.usefixtures("clock")
@@ -48,6 +49,29 @@ def test_looks_become_rarer_the_longer_nothing_comes_but_never_rarer_than_half_a
     assert pauses[-1][1] == 0.5
     assert all(pause <= max(0.02, 0.01 * waited + 1e-9) for waited, pause in pauses)
     assert all(pause >= min(0.01 * waited, 0.5) - 1e-9 for waited, pause in pauses)
+
+
+def test_a_long_wait_is_told_of_every_half_minute_and_a_short_one_never(clock):
+    talk = Talk(hold={"a": 0, "b": 400, "c": 0}, answer=on_node(102, never), deadline=100)
+    times = []
+    talk.trip._wait = lambda answered, missing: times.append((clock.now - 1000, answered, missing))
+    assert talk.run() == ["a", "b"]
+    assert [(answered, missing) for _, answered, missing in times] == [(1, ["b", "c"]), (2, ["c"]), (2, ["c"])]
+    assert all(30 * turn <= since < 30 * turn + 2 for turn, (since, _, _) in enumerate(times, start=1))
+    short = Talk(deadline=29, answer=never)
+    short.run()
+    assert short.waits == []
+
+
+def test_who_is_waited_for_is_said_in_order_and_at_most_ten_are_named(caplog):
+    record = RoundLog()
+    record.open(3)
+    with caplog.at_level("INFO", "flwr"):
+        record.wait(1, ["10", "9"])
+        record.wait(0, [str(number) for number in range(12)])
+    first, second = [message for message in caplog.messages if "waiting" in message]
+    assert first == "Round 3: 1 of 3 clients have answered; waiting for 9, 10."
+    assert second == "Round 3: 0 of 12 clients have answered; waiting for 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more."
 
 
 @pytest.mark.parametrize(
