@@ -120,8 +120,9 @@ def _there(site: PrivateSite) -> list[str]:
         f"  K                  {site.personal.parameters.size:,}",
         f"  client key         {file.stored_client_key() or 'a random one, made at the first start'}",
         f"  training samples   {len(site.train):,}, the number",
+        f"  test samples       {len(site.test):,}, the number",
         f"  every round        how far training moved the K generated values{_noised(file)}, and the mean loss",
-        f"  when it asks       how many of the {len(site.test):,} test samples were right, and their mean loss",
+        "  when it asks       how many of the test samples were right, and their mean loss",
     ]
     if file.group:
         lines.append(f"  group              {file.group}")

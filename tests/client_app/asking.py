@@ -151,6 +151,9 @@ def greeting(*facts: str, method="mh-pfedhn", seed=0, **settings) -> RecordDict:
     return protocol.encode_greeting(method, seed, settings_of(method, settings), facts)
 
 
+ALWAYS_TOLD = {"client-key", "num-params", "train-samples", "test-samples"}
+
+
 def registered(trainer: Trainer, *facts: str, **changes) -> dict[str, int | str]:
     """All that a client answers."""
     reply = trainer.answer(protocol.REGISTER, greeting(*facts, **changes))

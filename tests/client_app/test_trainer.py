@@ -62,16 +62,21 @@ def error_of(function, *arguments, **options):
 # Registration
 
 
-def test_a_client_registers_with_its_key_and_the_size_of_its_model_and_nothing_else(run_config):
+def samples_of(site):
+    return {"train-samples": len(site.train), "test-samples": len(site.test)}
+
+
+def test_a_client_registers_with_its_key_the_size_of_its_model_and_its_numbers_of_samples_and_nothing_else(run_config):
     model = build_model("mlp", SHAPE, CLASSES, seed=0)
     size = sum(parameter.numel() for parameter in model.parameters())
-    assert registered(trainer(run_config, 1)) == {"client-key": "1", "num-params": size}
+    told = {"client-key": "1", "num-params": size} | samples_of(site(run_config, 1))
+    assert registered(trainer(run_config, 1)) == told
 
 
 def test_of_the_facts_that_the_method_can_tell_a_client_tells_those_that_it_is_asked_for(run_config, tmp_path):
     own = own_trainer(run_config, tmp_path)
     size = site(run_config).num_params
-    nothing = {"client-key": "0", "num-params": size}
+    nothing = {"client-key": "0", "num-params": size} | samples_of(site(run_config))
     assert registered(own, method=own_method.NAME) == nothing
     assert registered(own, "age", method=own_method.NAME) == nothing
     assert registered(own, "colour", "age", method=own_method.NAME) == nothing | {"colour": "red"}

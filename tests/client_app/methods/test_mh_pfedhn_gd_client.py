@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from asking import (
+    ALWAYS_TOLD,
     CLASSES,
     GD,
     SETTINGS,
@@ -439,7 +440,7 @@ def test_a_client_tells_the_size_of_the_global_model_only_when_the_server_has_on
     assert registered(client, K_G, method=G, global_model="resnet10")[K_G] == size_of("resnet10")
     # Nobody who is not asked, and no method without a global model, says anything of it.
     for not_told in (registered(client, method=G), registered(client, K_G, method="mh-pfedhn")):
-        assert set(not_told) == {"client-key", "num-params"}
+        assert set(not_told) == ALWAYS_TOLD
 
 
 NOT_DEPLOYED = "this client does not deploy the global model"
@@ -448,7 +449,7 @@ NOT_DEPLOYED = "this client does not deploy the global model"
 def test_a_client_that_does_not_deploy_the_global_model_says_nothing_of_it_and_refuses_it(run_config):
     few = {"gd_fraction": 0.0}
     for method in (G, GD):
-        assert set(registered(trainer(run_config, 1), K_G, method=method, **few)) == {"client-key", "num-params"}
+        assert set(registered(trainer(run_config, 1), K_G, method=method, **few)) == ALWAYS_TOLD
     theta = theta_for(site(run_config, 1))
     for error in (
         error_of(ask_globally, run_config, 1, w_g_for(), **few),
@@ -464,7 +465,7 @@ def test_a_client_that_does_not_deploy_the_global_model_says_nothing_of_it_and_r
 
 def test_a_real_site_that_does_not_deploy_the_global_model_says_nothing_of_it_and_refuses_it(tmp_path):
     private = trainer_of(load(tmp_path, VISION))
-    assert set(registered(private, K_G, method=GD)) == {"client-key", "num-params"}
+    assert set(registered(private, K_G, method=GD)) == ALWAYS_TOLD
     for exchange in ("global_step", "keep_teacher"):
         error = error_of(handled, private, request(w_g_for(), method=GD, exchange=exchange))
         assert error.reason == "not-deployed"

@@ -482,8 +482,10 @@ def test_a_request_of_another_seed_starts_at_that_seeds_initialisation(tmp_path)
 def test_registration_tells_what_the_file_says_and_the_server_asks_for_and_nothing_else(tmp_path):
     facts = ("global-num-params", "group")
     size = sum(parameter.numel() for parameter in nets.vision().parameters())
-    nothing_more = {"client-key": "site-1", "num-params": size}
-    assert registered(trainer_of(load(tmp_path, VISION)), *facts, method=GD) == nothing_more
+    plain = load(tmp_path, VISION)
+    samples = {"train-samples": len(plain.train), "test-samples": len(plain.test)}
+    nothing_more = {"client-key": "site-1", "num-params": size} | samples
+    assert registered(trainer_of(plain), *facts, method=GD) == nothing_more
     global_size = ParameterVector(build_model("lenet", (3, 8, 8), 3, seed=0)).size
     told = trainer_of(load(tmp_path, GLOBAL, group="a1"))
     everything = nothing_more | {"global-num-params": global_size, "group": "a1"}
@@ -516,7 +518,8 @@ def test_a_real_site_takes_part_in_what_its_file_says(tmp_path):
 
 def test_a_site_takes_part_in_a_method_from_outside_that_its_file_lists_and_in_no_other(tmp_path):
     listed, other = load(tmp_path, methods=[own_method.NAME]), load(tmp_path)
-    told = {"client-key": "site-1", "num-params": listed.personal.parameters.size, "colour": "red"}
+    samples = {"train-samples": len(listed.train), "test-samples": len(listed.test)}
+    told = {"client-key": "site-1", "num-params": listed.personal.parameters.size, "colour": "red"} | samples
     assert registered(trainer_of(listed), "colour", method=own_method.NAME) == told
     content = request(listed, **({"method": own_method.NAME} | FINISH))
     assert handled(trainer_of(listed), content)["metrics"]["total"] == 9

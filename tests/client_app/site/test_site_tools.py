@@ -59,7 +59,7 @@ def test_check_counts_what_is_generated_kept_and_frozen(tmp_path, capsys):
     assert f"K                  {size:,}\n" in there
     assert "a random one, made at the first start" in there
     assert "training samples   20" in there
-    assert "9 test samples" in there
+    assert "test samples       9, the number\n" in there
     assert "weight" not in there
     assert "group" not in there
     assert "K_g" not in there

@@ -86,7 +86,10 @@ def test_each_further_loss_has_a_line_and_a_colour_of_its_own(make_adapt_run):
 
 def test_more_architectures_than_colours_are_still_drawn(make_run, monkeypatch):
     monkeypatch.setattr(plots, "_COLOURS", ("#3b6fb6",))
-    assert write_report(make_run()).exists()
+    top, _ = plots.draw_curves(read_run(make_run())).axes
+    grey = [values for colour, _, values in lines_of(top) if colour == "#7b8794"]
+    assert grey == [[0.001, 0.002, 0.0], [0.002, 0.003, 0.001]]
+    assert list(legend_of(top))[2:] == ["each of 2 architectures, mean of clients"]
 
 
 def drawn(*rows):

@@ -317,7 +317,7 @@ def test_tensorboard_shows_a_repeated_round_once(tracker, clock):
     events = EventAccumulator(str(tracker.run_dir / "tensorboard"))
     events.Reload()
     for tag in events.Tags()["scalars"]:
-        assert [event.step for event in events.Scalars(tag)] in ([1, 2, 3], [1]), tag
+        assert [event.step for event in events.Scalars(tag)] == [1, 2, 3], tag
 
 
 # --- Disks that are full ---
