@@ -321,7 +321,7 @@ def answer_of(run_config, content, message_type=protocol.TRAIN, **node_config):
     return app(message, context_of(run_config, **node_config)).content
 
 
-def test_a_simulated_client_refuses_in_words(run_config):
+def test_a_simulated_client_refuses_in_words(run_config, capfd):
     place = {"partition-id": 0, "num-partitions": 4}
     assert decode_refusal(answer_of(run_config, RecordDict(), **place)) == Refusal(
         "malformed", "the message has no record 'instructions'"
@@ -330,6 +330,7 @@ def test_a_simulated_client_refuses_in_words(run_config):
     refusal = decode_refusal(wrong)
     assert refusal.reason == "misconfigured"
     assert "nosuch.*" in refusal.detail
+    assert "nosuch.*" in capfd.readouterr().err
     assert decode_refusal(answer_of(run_config, RecordDict())).detail.startswith("This SuperNode does not say which")
 
 
