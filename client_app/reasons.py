@@ -1,6 +1,7 @@
 """What went wrong at a client, as a reason code."""
 
 import errno
+import sys
 from collections.abc import Callable
 
 import torch
@@ -17,6 +18,7 @@ from common.refusal import (
     encode_refusal,
     known,
 )
+from common.text import printable
 
 # Errors that say in a sentence what is wrong; of others, the traceback does.
 TOLD = (ProtocolError, UserError, WriteError)
@@ -45,4 +47,6 @@ def answered(answer: Callable[[], RecordDict]) -> RecordDict:
     try:
         return answer()
     except TOLD as error:
+        # Here too: a server of real nodes, which may play simulated clients, does not print their words.
+        print(f"mh-pfedhn: this client refused: {printable(str(error))}", file=sys.stderr, flush=True)
         return encode_refusal(reason_of(error), str(error))

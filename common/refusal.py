@@ -22,11 +22,13 @@ REASONS = {
     "wrong-length": f"the site refused an array of another shape than its model needs; {_LOG}",
     "out-of-range": f"the site refused an array with numbers out of their range; {_LOG}",
     "not-finite": "an array or a loss at the site holds NaN or infinity",
+    "not-encodable": "a value at the site is too large for the run's upload codec: use another one",
     "unknown-method": "the site does not know the run's method, or does not list it under methods in its file",
     "not-private": "the site adds noise to what it sends, and the run's method sends what cannot be noised",
     "privacy-budget": "the site's privacy budget is spent, so it sends nothing more",
     "not-deployed": "the site does not deploy the global model",
     "no-teacher": "the site has not kept the global model of that round",
+    "not-distillable": "the site's model has other outputs than the global model, which it cannot learn from",
     "no-head": "the site's model has no linear layer, which the run's method needs",
     # What went wrong at it.
     "misconfigured": "a mistake in what the site's operator set up; the site's own log says which",

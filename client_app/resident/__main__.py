@@ -17,7 +17,7 @@ from common.files import WriteError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point. Returns 0 when asked to end, 2 for a mistake in the site's file or the arguments."""
+    """Entry point. Returns 0 when asked to end, 2 for what the operator must mend, which it says."""
     parser = argparse.ArgumentParser(prog="python -m client_app.resident", description="Hold a site's model and data.")
     parser.add_argument("--site", type=Path, required=True, metavar="SITE.yaml")
     parser.add_argument("--socket", type=Path, required=True, metavar="PATH", help="made at the start, for this user")
@@ -38,8 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 watchdog = Watchdog(private.file.request_limit, options.heartbeat)
                 watchdog.start()
                 serve(listener, secret, trainer_of(private).answer, end, watchdog)
-    except (UserError, WriteError) as error:
+    except UserError as error:
         print(error, file=sys.stderr)
+        return 2
+    except WriteError as error:
+        print(f"{error}.", file=sys.stderr)
         return 2
     return 0
 

@@ -17,7 +17,8 @@ from flower_processes import BIN, environment, run
 
 from mh_pfedhn.processes import free_port
 
-# While there is a file `hold` beside it, the model does not get on with training; tests of it are not held.
+# While there is a file `hold` beside it, the model does not get on with training; tests of it are not held. While there
+# is a file `fail`, training raises.
 NETS = """
 import time
 from pathlib import Path
@@ -26,6 +27,7 @@ import torch
 from torch import nn
 
 HOLD = Path(__file__).with_name("hold")
+FAIL = Path(__file__).with_name("fail")
 
 class OncologyBackbone(nn.Module):
     def __init__(self, confidential_width):
@@ -37,6 +39,8 @@ class OncologyBackbone(nn.Module):
     def forward(self, inputs):
         while self.training and HOLD.exists():
             time.sleep(0.1)
+        if self.training and FAIL.exists():
+            raise RuntimeError(f"the tumour of a patient in ward 7 does not fit tumour_encoder, see {FAIL}")
         return self.diagnosis_layer(torch.relu(self.biomarker_norm(self.tumour_encoder(inputs))))
 
 def build_secretly(confidential_width):

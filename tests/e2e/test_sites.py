@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import socket
 import threading
 import time
@@ -40,6 +41,45 @@ def test_nothing_that_tells_of_a_model_leaves_a_site(consortium: Consortium) -> 
     clients = (consortium.results / "clients.csv").read_text()
     assert ",K = 435,435," in clients
     assert ",K = 723,723," in clients
+
+
+def test_of_what_goes_wrong_at_a_site_nothing_but_a_code_leaves_it(consortium: Consortium) -> None:
+    """One site's code raises, then its trainer is killed, then its state-dir takes no files."""
+    consortium.start_server()
+    consortium.start_site("a", width=24, ward=0)
+    consortium.start_site("b", width=40, ward=1)
+    consortium.until_connected("a", "b")
+    home = consortium.home / "a"
+    a = consortium.key("a")
+
+    def until_refused(reason: str, sentence: str) -> None:
+        consortium.until_says("run", f"client {a}: {reason}: {sentence}", within=200)
+
+    (home / "fail").touch()
+    consortium.begin_run(40, deadline=60, checkpoint_every=0)
+    until_refused("client-failed", "the site's own code raised an exception; the site's own log holds it")
+    consortium.hold("a")
+    (home / "fail").unlink()
+    consortium.until("there is a trainer", lambda: consortium.kill("a", r"client_app\.resident"))
+    until_refused("trainer-unreachable", "the site's trainer was not there, or ended before it answered")
+    consortium.release("a")
+    consortium.until("it has come back", lambda: (home / "state/runs/run").is_dir(), within=200)
+    shutil.rmtree(home / "state/runs")
+    (home / "state/runs").write_text("a file in the place of a folder")
+    until_refused("not-writable", "the site could not write a file; the site's own log says which, and why")
+
+    # All of it is told to the operator.
+    told = consortium.log("a")
+    assert "does not fit tumour_encoder" in told
+    assert "train.exchange was answered with trainer-unreachable: " in told
+    assert f"{home}/state/runs/run could not be written: Not a directory" in told
+    sent = bytes(consortium.recorders["a"].sent)
+    for code in (b"client-failed", b"trainer-unreachable", b"not-writable"):
+        assert code in sent
+    secrets = [*SECRETS, "patient", "RuntimeError", "Traceback", "Not a directory", "/tmp/", str(consortium.home)]
+    assert [word for word in secrets if word.encode() in sent] == []
+    results = consortium.log("run") + (consortium.results / "metrics.jsonl").read_text()
+    assert [word for word in [*SECRETS, "RuntimeError", "Traceback"] if word in results] == []
 
 
 @pytest.mark.slow

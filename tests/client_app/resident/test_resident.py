@@ -497,6 +497,14 @@ def test_a_second_trainer_with_one_state_dir_is_refused_until_the_first_has_ende
         assert still_answers(other)
 
 
+def test_a_state_dir_that_cannot_be_made_is_told(tmp_path, capsys):
+    (tmp_path / "secret").write_bytes(SECRET)
+    path = site_file(tmp_path, **{"state-dir": "/proc/nowhere"})  # not even root may make folders there
+    arguments = ["--site", str(path), "--socket", str(tmp_path / "socket"), "--secret", str(tmp_path / "secret")]
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.endswith("/proc/nowhere could not be written: No such file or directory.\n")
+
+
 HANGING = """
 import threading
 from pathlib import Path

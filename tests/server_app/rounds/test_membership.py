@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from flwr.app import Message
 from in_process import InProcessGrid
 from playing import (
     FINISH,
@@ -37,6 +38,7 @@ from common.models import build_model
 from common.options import options_of
 from common.params import ParameterVector
 from common.protocol import THETA
+from common.refusal import PASSING, encode_refusal
 from common.schema import Label
 from server_app.app import serve
 from server_app.rounds.membership import wait_for_nodes
@@ -85,6 +87,21 @@ def test_a_node_whose_trainer_was_not_there_is_asked_again_after_a_while(small, 
     assert len(asked) == 2
     assert [line["failures"] for line in played.lines] == [{"client-raised": 1}, {}, {}]
     assert [line["clients"] for line in played.lines] == [NUM_CLIENTS - 1, NUM_CLIENTS, NUM_CLIENTS]
+
+
+@pytest.mark.parametrize(("reason", "is_asked_again"), [(reason, True) for reason in PASSING] + [("version", False)])
+def test_a_site_that_refuses_to_register_is_asked_again_if_it_may_pass(small, monkeypatch, reason, is_asked_again):
+    asked = []
+
+    def refuses_once(message, reply):
+        asked.append(message)
+        return Message(encode_refusal(reason), reply_to=message) if len(asked) == 1 else reply
+
+    monkeypatch.setattr("server_app.rounds.membership._REST", 0.0)
+    played = play(small, Scripted({("1", REGISTER): refuses_once}))
+    assert [line["failures"] for line in played.lines] == [{reason: 1}, {}, {}]
+    assert len(asked) == (2 if is_asked_again else 1)
+    assert ("1" in sizes_of(played)) == is_asked_again
 
 
 def test_a_node_that_cannot_register_is_reported_and_the_others_go_on(small):
