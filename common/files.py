@@ -80,9 +80,13 @@ def check_writable(folder: Path) -> None:
             if not each.exists():
                 each.mkdir()
                 made.append(each)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"\0")
-            file.flush()
+        try:
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(b"\0")
+                file.flush()
+        except OSError as error:
+            error.filename = str(folder)
+            raise
     finally:
         for each in reversed(made):
             with contextlib.suppress(OSError):  # somebody else has put something there
