@@ -69,7 +69,8 @@ class Option:
             plain = [choice for choice in rule.choices if "/" not in choice]
             variant = next((f", or variants such as {choice}" for choice in rule.choices if "/" in choice), "")
             return f"{'a comma-separated list of' if rule.is_list else 'one of'} {', '.join(plain)}{variant}"
-        return "text, or a list of texts" if rule.is_list else "text"
+        text = "text" if self.default == "" else "text that is not empty"
+        return f"{text}, or a list of texts" if rule.is_list else text
 
     def _accepted(self, value: object) -> Value | None:
         """The value in this option's type, None for one that it does not take."""

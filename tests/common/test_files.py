@@ -303,7 +303,7 @@ def test_a_folder_in_which_nothing_can_be_written_is_found(tmp_path, monkeypatch
     for folder in (tmp_path / "file", tmp_path / "file/x", tmp_path / ("x" * 300), Path("/proc/x")):
         with pytest.raises(OSError, match=r".") as caught:
             files.check_writable(folder)
-        assert caught.value.strerror
+        assert files.why(caught.value) == f"{folder}: {caught.value.strerror}"
     # Room for a folder, but not for a byte in it.
     monkeypatch.setattr(files.tempfile, "TemporaryFile", lambda dir: open("/dev/full", "wb"))  # noqa: SIM115
     with pytest.raises(OSError, match="No space left"):

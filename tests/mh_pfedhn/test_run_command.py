@@ -45,7 +45,7 @@ def _nothing_starts(monkeypatch, tmp_path):
         (["cifar10", "paper-code"], ["2 profiles are given: join them, as in cifar10+paper-code."]),
         ([""], ["There is no profile ''"]),
         (["-c", "seed=1", "cifar10"], ["-c 'cifar10' is not of the form key=value", "a profile stands before -c"]),
-        (["-c", "data-dir="], ["data-dir is empty"]),
+        (["-c", "data-dir="], ["data-dir is empty in the command line, but must be text that is not empty."]),
         (["-c", "data-dir=" + "x" * 300], ["data-dir is 'xxx", "(302 characters), but there is no "]),
         (["-c", "results-dir=" + "x" * 300], ["results-dir ", "File name too long"]),
         (["-c", "resume=" + "x" * 300], ["resume is '", "no such run folder or checkpoint file"]),

@@ -216,9 +216,9 @@ def test_the_ends_of_a_range_are_valid(key, value):
         ("anchor", None, "true or false."),
         ("anchor", "", "true or false."),
         ("run-name", ["a"], "text."),
-        ("data-dir", None, "text."),
-        ("method", ["local"], "text."),
-        ("method", None, "text."),
+        ("data-dir", None, "text that is not empty."),
+        ("method", ["local"], "text that is not empty."),
+        ("method", None, "text that is not empty."),
         ("keep-local", {"a": 1}, "text, or a list of texts."),
         # out of range
         ("num-rounds", 0, "a whole number of at least 1."),
