@@ -15,6 +15,7 @@ class Client:
     num_params: int  # K
     node_id: int  # NOWHERE: known from a checkpoint, and not yet back
     facts: dict[str, Any] = field(default_factory=dict)  # what its method asked for and it gave
+    seen: str = ""  # where in the run's history what it had trained was last taken: RUN/LINE/ROUND; empty: never
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of it: all but its node, which has to come back first."""
