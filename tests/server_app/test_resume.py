@@ -155,7 +155,7 @@ def test_a_resume_from_an_older_checkpoint_sets_aside_what_the_old_line_wrote_la
     metrics, clients = (run / "metrics.jsonl").read_bytes(), (run / "clients.csv").read_bytes()
 
     # The server is killed in round 5 of the new line.
-    assert not federation.run("run", 15, num_rounds=6, checkpoint_every=1, resume=str(old))
+    assert not federation.run("run", 11, checkpoint_every=1, resume=str(old))
     aside = run / "set-aside" / "after-round-000003"
     later = {round_file(5), round_file(6)} | ({"best.pt"} if best > 3 else set())
     assert set(rounds_on_disk(aside)) == later
@@ -193,10 +193,10 @@ def test_a_run_that_goes_back_to_its_best_finds_it_again_after_a_crash_in_the_fi
     assert federation.run("run", checkpoint_every=1)
     run = federation.folder("run")
     best = checkpoint.load(run / "checkpoints" / "best.pt").server_round
-    (run / "checkpoints" / "best.pt").rename(run / "kept.pt")
-    assert best > 1
-    assert not federation.run("run", 1, checkpoint_every=1, num_rounds=7, resume=str(run / "kept.pt"))
+    assert best < 5  # else it is one of the newest two as well
+    assert not federation.run("run", 1, checkpoint_every=1, resume=str(run / "checkpoints" / "best.pt"))
     assert checkpoint.load(run).server_round == best
+    assert set(rounds_on_disk(run / "checkpoints")) == {"best.pt", round_file(best)}
 
 
 def test_a_branch_that_is_stopped_before_its_first_checkpoint_goes_on_from_its_parent(federation: Federation) -> None:
@@ -229,10 +229,9 @@ def test_clients_go_back_with_the_server_to_any_checkpoint_that_it_has(
     assert federation.run("run", **settings | {"checkpoint_every": 4, "num_rounds": 4}, resume="latest")
     folder = federation.folder("run") / "checkpoints"
     assert {round_file(2), round_file(4)} <= set(rounds_on_disk(folder))
-    moments = [21, 12] if name == "branch" else [12]
+    moments = [14, 10]
     assert not federation.run(name, moments[0], **settings, resume=str(folder / round_file(2)))
-    if name == "branch":
-        assert not federation.run(name, moments[1], **settings, resume="latest")
+    assert not federation.run(name, moments[1], **settings, resume="latest")
     assert federation.run(name, **settings, resume="latest")
     quiet, found = federation.metrics("quiet"), federation.metrics(name)
     assert [line["round"] for line in found] == list(range(1 if name == "run" else 2, 7))
@@ -245,12 +244,16 @@ def test_clients_whose_state_was_lost_are_refused_with_the_reason_and_not_reset(
     federation: Federation, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert federation.run("run", num_rounds=2)
-    for client in (0, 1):
+    for client in (0, 1):  # the second lost its batch-norm statistics only
         for path in (federation.folder("run") / "clients" / str(client)).glob("kept.*" if client else "*"):
             path.unlink()
-    with pytest.raises(UserError, match="None|give"):
-        federation.run("run", resume="latest", give_up_after=1, participation=0.25, models="lenet,resnet10")
-    assert "state-missing" in caplog.text or "knows nothing" in caplog.text or "is gone" in caplog.text
+    assert federation.run("run", resume="latest")
+    assert "the server has learned from this client in round" in caplog.text
+    assert "kept.000002.pt is gone" in caplog.text
+    for line in federation.metrics("run")[2:]:
+        assert {failure["client"] for failure in line["failure-list"]} <= {"0", "1"}
+        assert line["client-train-loss"].keys() <= {"2", "3"}
+        assert line["client-accuracy"].keys() == {"2", "3"}
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "emptied"])
