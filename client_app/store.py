@@ -1,22 +1,27 @@
 """What a client keeps between rounds, on its own disk: batch-norm statistics, layers and models kept local.
 
 Flower's `context.state` dies with the SuperNode, so it is not used. Files hold plain tensors and are read with
-`weights_only=True`.
+`weights_only=True`: one a name and round, `kept.000012.pt`, and `history.json` beside them.
 """
 
-import os
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from common.errors import UserError
+from client_app.history import LOST, History
+from common.errors import ProtocolError
 from common.files import make_folder, write_tensors
+from common.instructions import Instructions
+from common.lineage import Point
 
 State = dict[str, Tensor]
 
 PERSONAL_MODEL = "personal-model"  # name under which a finished run leaves its model
+_VERSION = re.compile(r".+\.[0-9]{6,}\.pt")  # names of the files of `save`
 
 
 @dataclass(frozen=True)
@@ -28,92 +33,111 @@ class Version:
 
 
 class ClientStore:
-    """The files of one client in one run, under `folder`, which is made when something is kept.
+    """The files of one client, as one exchange sees them: what it kept on the way to where the server is now.
 
-    Beside the newest state of a name, the one before it and those at the server's last two checkpoints are kept: a
-    server that is resumed goes back to its last complete round, to its last checkpoint, or to the one before where that
-    is damaged, and the client goes back with it.
+    The server says which lines of history led to its state, and up to which round each counts. What was kept in other
+    lines, or later, is never loaded; and what should be there but is not is refused, never replaced by another round's.
+    All methods but `export` raise ProtocolError for what is lost or damaged.
 
     Parameters
     ----------
-    folder: of this client in this run.
-    server_round: what is loaded is of an earlier round, what is saved is of this one.
-    checkpoint_round: round of the server's last checkpoint; 0: none.
-    previous: the client's folder in the run that this one goes on from, for what is not in `folder`.
+    folder_of: where the client keeps its files of the run of this name. Only the present run's is written to.
+    instructions: of the exchange.
     """
 
-    def __init__(
-        self, folder: Path, server_round: int, checkpoint_round: int = 0, previous: Path | None = None
-    ) -> None:
-        self._folder = folder
-        self._round = server_round
-        self._checkpoint_round = checkpoint_round
-        self._previous = previous
+    def __init__(self, folder_of: Callable[[str], Path], instructions: Instructions) -> None:
+        self._folder_of = folder_of
+        self._here = Point(instructions.run_name, instructions.line, instructions.server_round)
+        self._lineage = (*instructions.lineage, self._here)
+        self._returns_to = {*instructions.returns_to, self._here.round - 1, self._here.round}
+        self._seen = instructions.seen
+        self._folder = folder_of(self._here.run_name)
+        self._histories: dict[str, History] = {}
+
+    def check(self) -> None:
+        """Refuse to go on where the server has learned from this client in a round that is not in its history."""
+        seen = self._seen
+        if seen and not self._history(seen.run_name).has(seen.line, seen.round):
+            folder = self._folder_of(seen.run_name)
+            raise ProtocolError(
+                LOST,
+                f"the server has learned from this client in round {seen.round} of run {seen.run_name!r}, of which "
+                f"{folder} knows nothing: restore it from a backup, or take part as a new client, under another key",
+            )
 
     def load(self, name: str) -> State:
-        """The tensors kept under `name` before this round, on the CPU; empty when there are none.
-
-        Raises UserError for a damaged file.
-        """
-        earlier = [version for version in map(_read, self._versions(name)) if 0 < version.round < self._round]
-        if earlier:
-            return max(earlier, key=lambda version: version.round).state
-        return _read(self._previous / f"{name}.pt").state if self._previous else {}
+        """The tensors kept under `name` last before this round, on the CPU; empty when there were none."""
+        return self._version(name, self._here.round - 1).state
 
     def newest(self, name: str) -> Version:
-        """What was kept under `name` last, be it in this round. Raises UserError for a damaged file."""
-        return _read(self._path(name))
+        """What was kept under `name` last, be it in this round."""
+        return self._version(name, self._here.round)
 
     def save(self, name: str, state: State) -> None:
-        """Keep these tensors; a crash in the middle leaves what was there before."""
+        """Keep these tensors; they count from `commit` on."""
         if not state:
             return
         make_folder(self._folder)
-        self._make_room(name)
-        write_tensors(self._path(name), {"round": self._round, "state": _on_cpu(state)})
+        content = {"line": self._here.line, "round": self._here.round, "state": _on_cpu(state)}
+        write_tensors(self._path(name, self._here), content)
+        self._history(self._here.run_name).enter(self._here.line, self._here.round, name)
 
-    def _make_room(self, name: str) -> None:
-        """Move what must outlive the newest state out of its way."""
-        newest, before, last, one_before = self._versions(name)
-        for path in (before, last, one_before):
-            # The server has gone back to before it.
-            if _read(path).round > min(self._round - 1, self._round if path == before else self._checkpoint_round):
-                path.unlink()
-        at_checkpoints = max(_read(last).round, _read(one_before).round)
-        for path in (newest, before):
-            if at_checkpoints < _read(path).round <= min(self._checkpoint_round, self._round - 1):
-                if last.exists():
-                    os.replace(last, one_before)
-                os.replace(path, last)
-                break
-        if 0 < _read(newest).round < self._round:
-            os.replace(newest, before)
+    def commit(self) -> None:
+        """Enter this round in the history, with all that was saved in it; then delete what no server comes back to."""
+        own = self._history(self._here.run_name)
+        own.enter(self._here.line, self._here.round)
+        own.write()
+        needed = {self._path(name, found) for name in own.names() for found in self._found(name)}
+        for path in self._folder.iterdir():
+            if _VERSION.fullmatch(path.name) and path not in needed:
+                path.unlink(missing_ok=True)
 
     def export(self, name: str, state: State) -> None:
         """Write these tensors as a file of their own, for others to read: no round, nothing to go back to."""
         make_folder(self._folder)
-        write_tensors(self._path(name), _on_cpu(state))
+        write_tensors(self._folder / f"{name}.pt", _on_cpu(state))
 
-    def _path(self, name: str) -> Path:
-        return self._folder / f"{name}.pt"
+    def _found(self, name: str) -> set[Point]:
+        """Where the states lie that this client has at the rounds that the server may come back to."""
+        return set(filter(None, (self._last(name, server_round) for server_round in self._returns_to)))
 
-    def _versions(self, name: str) -> tuple[Path, Path, Path, Path]:
-        """Files of the newest state, of the one before it, and of those at the last checkpoint and the one before."""
-        newest, before, last, one_before = (
-            self._folder / f"{name}{suffix}.pt" for suffix in ("", "-before", "-checkpoint-1", "-checkpoint-2")
+    def _last(self, name: str, until: int) -> Point | None:
+        """Where something was last kept under `name`, up to and with a round of the server's lineage."""
+        for end in reversed(self._lineage):
+            found = self._history(end.run_name).newest(end.line, name, min(end.round, until))
+            if found:
+                return Point(end.run_name, end.line, found)
+        return None
+
+    def _version(self, name: str, until: int) -> Version:
+        point = self._last(name, until)
+        if point is None:
+            return Version(0, {})
+        path = self._path(name, point)
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            # A file may also be a later try's at the same round, on another line.
+            if (content["line"], content["round"]) == (point.line, point.round):
+                return Version(point.round, content["state"])
+            why = "holds another try at that round"
+        except FileNotFoundError:
+            why = "is gone"
+        except Exception:  # PyTorch's reader answers damage with whatever its parts raise
+            why = "is damaged"
+        raise ProtocolError(
+            LOST,
+            f"this client kept {name!r} in round {point.round} of run {point.run_name!r}, but {path} {why}: restore "
+            "it from a backup, or take part as a new client, under another key",
         )
-        return newest, before, last, one_before
+
+    def _path(self, name: str, point: Point) -> Path:
+        return self._folder_of(point.run_name) / f"{name}.{point.round:06}.pt"
+
+    def _history(self, run_name: str) -> History:
+        if run_name not in self._histories:
+            self._histories[run_name] = History(self._folder_of(run_name))
+        return self._histories[run_name]
 
 
 def _on_cpu(state: State) -> State:
     return {key: tensor.detach().cpu() for key, tensor in state.items()}
-
-
-def _read(path: Path) -> Version:
-    if not path.exists():
-        return Version(0, {})
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        return Version(content["round"], content["state"])
-    except Exception as error:  # PyTorch's reader answers damage with whatever its parts raise
-        raise UserError(f"The client's state {path} is damaged: restore it from a backup or delete it.") from error

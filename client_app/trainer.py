@@ -25,6 +25,7 @@ from common.codec import decode, encode, lossless
 from common.config import Config, load_run_config
 from common.errors import ProtocolError, UserError
 from common.evaluation import Evaluation
+from common.instructions import Instructions
 from common.methods import built_in, find_client
 from common.protocol import PrivacySpent, Registration, Result
 from common.settings import Compressed
@@ -88,7 +89,10 @@ class Trainer:
             kind = type(outcome).__name__
             raise UserError(f"{half.__name__}.{instructions.exchange} returned a {kind}, but must return an Outcome.")
         counted = len(site.train) if function else None
-        return self._reply(method, task, Result(counted, outcome.loss, evaluation), outcome.arrays)
+        reply = self._reply(method, task, Result(counted, outcome.loss, evaluation), outcome.arrays)
+        if function:
+            task.store.commit()
+        return reply
 
     def _deploy(self, method: ClientMethod, task: Task) -> Evaluation | None:
         """Have the model loaded; keep it where the run is over, test it where that is asked."""
@@ -97,10 +101,10 @@ class Trainer:
             task.store.export(PERSONAL_MODEL, dict(task.site.personal.model.state_dict()))
         return method.test(task) if task.instructions.test else None
 
-    def _store(self, instructions: protocol.Instructions) -> ClientStore:
-        previous = self._folder_of(instructions.previous_run) if instructions.previous_run else None
-        folder = self._folder_of(instructions.run_name)
-        return ClientStore(folder, instructions.server_round, instructions.checkpoint_round, previous)
+    def _store(self, instructions: Instructions) -> ClientStore:
+        store = ClientStore(self._folder_of, instructions)
+        store.check()
+        return store
 
     def _reply(self, method: ClientMethod, task: Task, result: Result, arrays: Arrays) -> RecordDict:
         """Noised where the site protects what it sends, in the wire form that the server asked for."""

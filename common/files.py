@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -44,8 +45,8 @@ def write(path: Path, fill: Callable[[IO[bytes]], object], mode: int | None = No
     The content and its name are on the disk when this returns. `mode` holds the permission bits; without it they are
     those of the file that is replaced, or the usual ones. Raises WriteError when it cannot be written.
     """
-    # The process id keeps two processes that write one file out of each other's way.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # A name of its own: two processes may write one file, and a signal's handler what it interrupted the writing of.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         if mode is None and path.exists():
             mode = path.stat().st_mode & 0o777

@@ -6,7 +6,6 @@ exchange that deploys, and their replies. `arrays.py` packs and checks the array
 
 import dataclasses
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -14,13 +13,14 @@ from typing import Any, TypeVar
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from common.arrays import DENSE, RECORD, Arrays, WireForm, encode_arrays
-from common.config import RUN_NAME
 from common.errors import ProtocolError, UserError
 from common.evaluation import Evaluation
+from common.instructions import Instructions
 from common.options import options_of
+from common.records import check_keys, kind_in_words, name_in
 from common.schema import Fact, Facts, Label, Whole
 from common.settings import Compressed, Settings
-from common.text import kebab, shown, snake
+from common.text import shown, snake
 
 VERSION = 4
 
@@ -39,7 +39,6 @@ _METRICS = "metrics"
 THETA = "theta"  # [K] float32, generated weights, server to client: theta_i, or w_g in a global exchange
 DELTA = "delta"  # [K] float32, theta sent - theta trained, client to server
 
-_NAME = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # of a method or an exchange
 _KEY = Label(required=True)
 _COUNT = Whole(1, 2**62, required=True)
 _OWN = ("client-key", "num-params", "test-samples", "train-samples")  # what every registration holds
@@ -48,23 +47,6 @@ _OWN = ("client-key", "num-params", "test-samples", "train-samples")  # what eve
 _MOST = 1e12
 
 S = TypeVar("S", bound=Settings)
-
-
-@dataclass(frozen=True)
-class Instructions:
-    """What the server tells a client about a request, whatever the method."""
-
-    method: str  # a built-in name, or module:Class of a client half from outside
-    exchange: str  # name of the method's exchange
-    run_name: str
-    server_round: int
-    seed: int
-    deploys: bool = False  # what comes are the weights that the client is to use
-    test: bool = False  # test them before anything else
-    final: bool = False  # keep them: the run is over
-    compress: tuple[str, ...] = ()  # names of the arrays of the reply that take the wire form `upload`
-    checkpoint_round: int = 0  # of the last checkpoint, to which the server goes back when it is resumed; 0: none
-    previous_run: str = ""  # take over what was kept in this run, where this one has kept nothing yet
 
 
 @dataclass(frozen=True)
@@ -119,14 +101,14 @@ def decode_greeting(content: RecordDict) -> Greeting:
     """Unpack and check it. Raises ProtocolError, also when the server speaks another version of the protocol."""
     record = content.config_records.get(_INSTRUCTIONS, ConfigRecord())
     check_version(record)
-    _check_keys(record, {"protocol-version", "method", "seed", "facts"}, set(), _INSTRUCTIONS)
+    check_keys(record, {"protocol-version", "method", "seed", "facts"}, set(), _INSTRUCTIONS)
     facts, seed = record["facts"], record["seed"]
     if type(seed) is not int:
         raise ProtocolError("malformed", "seed must be a whole number")
     if not isinstance(facts, list) or not all(isinstance(fact, str) for fact in facts):
         raise ProtocolError("malformed", "facts must be a list of names")
     settings = content.config_records.get(_SETTINGS, ConfigRecord())
-    return Greeting(_name(record, "method"), seed, settings, tuple(map(str, facts)))
+    return Greeting(name_in(record, "method"), seed, settings, tuple(map(str, facts)))
 
 
 def encode_registration(registration: Registration) -> RecordDict:
@@ -165,11 +147,7 @@ def decode_registration(content: RecordDict, facts: Mapping[str, Fact] | None = 
 
 def encode_request(instructions: Instructions, settings: Settings, arrays: Arrays) -> RecordDict:
     """Pack a request, its vectors in the wire form that the settings name as `download`."""
-    defaults = {field.name: field.default for field in dataclasses.fields(Instructions)}
-    told = {kebab(name): value for name, value in vars(instructions).items() if value != defaults[name]}
-    if instructions.compress:
-        told["compress"] = list(instructions.compress)
-    record = ConfigRecord({"protocol-version": VERSION} | told)
+    record = ConfigRecord({"protocol-version": VERSION} | instructions.to_record())
     content = RecordDict({_INSTRUCTIONS: record, _SETTINGS: _encode_settings(settings)})
     if arrays:
         content[RECORD] = encode_arrays(arrays, download_form(settings))
@@ -182,29 +160,7 @@ def decode_instructions(content: RecordDict) -> Instructions:
     if record is None:
         raise ProtocolError("malformed", f"the message has no record {_INSTRUCTIONS!r}")
     check_version(record)
-    fields = {kebab(field.name): field for field in dataclasses.fields(Instructions)}
-    required = {key for key, field in fields.items() if field.default is dataclasses.MISSING}
-    _check_keys(record, required | {"protocol-version"}, set(fields), _INSTRUCTIONS)
-    values: dict[str, Any] = {}
-    for key, value in record.items():
-        if key == "protocol-version":
-            continue
-        if key == "compress":
-            if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-                raise ProtocolError("malformed", "compress must be a list of names")
-        elif type(value) is not (right := fields[key].type):
-            raise ProtocolError("malformed", f"{key} is {repr(value)[:40]}, but must be {_name_of(right)}")
-        values[snake(key)] = tuple(value) if isinstance(value, list) else value
-    instructions = Instructions(**values)
-    _name(record, "method")
-    _name(record, "exchange")
-    for key, least in (("server-round", 1), ("checkpoint-round", 0)):
-        if getattr(instructions, snake(key)) < least:
-            raise ProtocolError("malformed", f"{key} is {record[key]!r}, but must be at least {least}")
-    for key in ("run-name", "previous-run"):
-        if key in record and not RUN_NAME.fullmatch(str(record[key])):
-            raise ProtocolError("malformed", f"{key} is not the name of a folder")
-    return instructions
+    return Instructions.from_record({key: value for key, value in record.items() if key != "protocol-version"})
 
 
 def decode_settings(record: ConfigRecord | RecordDict, of: type[S]) -> S:
@@ -215,7 +171,7 @@ def decode_settings(record: ConfigRecord | RecordDict, of: type[S]) -> S:
     if isinstance(record, RecordDict):
         record = record.config_records.get(_SETTINGS, ConfigRecord())
     options = options_of(of)
-    _check_keys(record, set(options), set(), _SETTINGS)
+    check_keys(record, set(options), set(), _SETTINGS)
     values = {}
     for key, option in options.items():
         try:
@@ -224,7 +180,7 @@ def decode_settings(record: ConfigRecord | RecordDict, of: type[S]) -> S:
             raise ProtocolError("malformed", str(error)) from error
         right = type(values[snake(key)])
         if type(record[key]) is not right:
-            raise ProtocolError("malformed", f"{key} is {repr(record[key])[:40]}, but must be {_name_of(right)}")
+            raise ProtocolError("malformed", f"{key} is {repr(record[key])[:40]}, but must be {kind_in_words(right)}")
     return of(**values)
 
 
@@ -289,23 +245,6 @@ def decode_result(content: RecordDict) -> Result:
 
 def _encode_settings(settings: Settings) -> ConfigRecord:
     return ConfigRecord({key: getattr(settings, snake(key)) for key in options_of(type(settings))})
-
-
-def _name_of(kind: Any) -> str:
-    return {bool: "true or false", int: "a whole number", float: "a number with a decimal point", str: "text"}[kind]
-
-
-def _check_keys(record: ConfigRecord, required: set[str], optional: set[str], name: str) -> None:
-    if not required <= set(record) <= required | optional:
-        different = sorted((required - set(record)) | (set(record) - required - optional))
-        raise ProtocolError("malformed", f"the record {name!r} has missing or unknown keys: {str(different)[:200]}")
-
-
-def _name(record: ConfigRecord, key: str) -> str:
-    name = record[key]
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ProtocolError("malformed", f"{key} is {repr(name)[:40]}, but must be a name")
-    return name
 
 
 def _evaluation(metrics: MetricRecord) -> Evaluation:

@@ -15,7 +15,7 @@ from server_app.checkpoint import Checkpoint
 from server_app.client import Client
 from server_app.results import RunTracker
 from server_app.rounds.membership import wait_for_nodes
-from server_app.starting import is_finished, opened, resume_after
+from server_app.starting import begin_line, is_finished, opened, resume_after
 from server_app.strategy import FederationStrategy
 
 _SIMULATION_STARTS_WITHIN = 60.0  # seconds
@@ -67,6 +67,8 @@ def _serve(grid: Grid, config: Config, start: Checkpoint | None, simulated: bool
     dataset, parts = divide(config, num_parts) if simulated else (None, [])
     config = located(config, dataset) if dataset else config
     keep = resume_after(config, start)
+    if start and config.mode == "train":
+        begin_line(config, start)
     tracker = RunTracker(run_dir, config.to_dict(), num_rounds=config.num_rounds, resume_after=keep)
     if dataset:
         counts = class_counts(dataset.labels, parts[: len(nodes)], dataset.num_classes)

@@ -4,6 +4,7 @@ The files hold plain tensors, numbers and text, and are read with `weights_only=
 server's memory: whoever has one can generate every client's weights.
 """
 
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from common.errors import UserError
 from common.files import link_or_copy, write_tensors
 
 FOLDER = "checkpoints"  # in a run's folder
-_BEST = "best.pt"
+BEST = "best.pt"
+_NAME = re.compile(r"round-[0-9]{6,}\.pt")
 _FORMAT = 4
 _KEPT = 2  # the newest ones; the best one is kept beside them
 
@@ -44,7 +46,7 @@ def save(run_dir: Path, server_round: int, config: Mapping[str, Any], loop: Stat
     """
     folder = run_dir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    path = _path(folder, server_round)
+    path = path_of(folder, server_round)
     content = {
         "format": _FORMAT,
         "round": server_round,
@@ -54,15 +56,41 @@ def save(run_dir: Path, server_round: int, config: Mapping[str, Any], loop: Stat
     }
     write_tensors(path, content)
     for old in _newest_first(folder)[_KEPT:]:
-        old.unlink()
+        old.unlink(missing_ok=True)
     return path
+
+
+def rounds(run_dir: Path) -> list[int]:
+    """The rounds of which a run's folder holds a checkpoint, the best one's perhaps not among them."""
+    return [_round_in(path) for path in _newest_first(run_dir / FOLDER)]
+
+
+def best_round(run_dir: Path) -> int:
+    """The round of the best checkpoint; 0 where there is none that can be read."""
+    try:
+        # Mapped into memory: of gigabytes only the pages are read that hold the number.
+        content = torch.load(run_dir / FOLDER / BEST, map_location="cpu", weights_only=True, mmap=True)
+        return int(content["round"])
+    except Exception:  # as in `_read`
+        return 0
+
+
+def copied(state: Any) -> Any:
+    """A state of its own, in the server's memory: what is done to the tensors afterwards does not change it."""
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {key: copied(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return [copied(value) for value in state]
+    return state
 
 
 def mark_best(run_dir: Path, server_round: int) -> None:
     """Keep this round's checkpoint, if there is one, as `checkpoints/best.pt`. Raises OSError."""
-    path = _path(run_dir / FOLDER, server_round)
+    path = path_of(run_dir / FOLDER, server_round)
     if path.exists():
-        link_or_copy(path, run_dir / FOLDER / _BEST)
+        link_or_copy(path, run_dir / FOLDER / BEST)
 
 
 def load(path: Path) -> Checkpoint:
@@ -115,9 +143,15 @@ def _read(path: Path) -> Checkpoint:
     raise UserError(f"The checkpoint {path} has format {content['format']!r}, but this release reads {_FORMAT}.")
 
 
-def _path(folder: Path, server_round: int) -> Path:
+def _round_in(path: Path) -> int:
+    return int(path.stem.removeprefix("round-"))
+
+
+def path_of(folder: Path, server_round: int) -> Path:
+    """Where a round's checkpoint lies in the folder of a run's checkpoints."""
     return folder / f"round-{server_round:06}.pt"
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("round-*.pt"), reverse=True)
+    found = (path for path in folder.glob("round-*.pt") if _NAME.fullmatch(path.name))
+    return sorted(found, key=_round_in, reverse=True)

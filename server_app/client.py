@@ -17,6 +17,7 @@ class Client:
     facts: dict[str, Any] = field(default_factory=dict)  # what its method asked for and it gave
     num_train: int = 0  # training samples that it says it has; its replies are held to it
     num_test: int = 0  # test samples, likewise
+    seen: str = ""  # where in the run's history what it had trained was last taken: RUN/LINE/ROUND; empty: never
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of it: all but its node, which has to come back first."""

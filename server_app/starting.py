@@ -1,17 +1,25 @@
 """Where a run starts: the lock on its folder, the checkpoint that it goes on from, and whether the two go together."""
 
 import dataclasses
+import itertools
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from logging import INFO
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 from flwr.common import log
 
 from common.config import RUN_OPTIONS, Config
 from common.errors import UserError
+from common.files import link_or_copy, sync_folder
 from server_app import checkpoint
 from server_app.checkpoint import Checkpoint
+from server_app.rounds.lineage import lineage_of
+
+SET_ASIDE = "set-aside"  # in a run's folder: checkpoints of lines of history that it has left
 
 
 @contextmanager
@@ -29,6 +37,7 @@ def opened(config: Config, simulated: bool) -> Iterator[tuple[Config, Checkpoint
             config, start = _start_of(config)
         if start:
             _check_same(config, start, simulated)
+            _check_place(config, start, simulated)
         yield config, start
 
 
@@ -42,11 +51,56 @@ def is_finished(config: Config, start: Checkpoint | None) -> bool:
 
 def resume_after(config: Config, start: Checkpoint | None) -> int | None:
     """The last round whose line of the metrics is kept; None for a run that does not go on with another."""
-    if start and config.mode == "train":
+    if start and config.mode == "train" and _goes_on(config, start):
         # The metrics of the last complete round are written when its weights have been tested, which is yet to come.
         return start.server_round - 1
     # What a run without a checkpoint left behind is begun anew.
     return 0 if config.resume == "latest" else None
+
+
+def begin_line(config: Config, start: Checkpoint) -> None:
+    """Make this checkpoint the newest of the run's folder: later ones are of a history that this run does not have.
+
+    They are moved to `set-aside/after-round-NNNNNN`, with a copy of what tells of them. Raises OSError.
+    """
+    run_dir = config.results_path / config.run_name
+    folder = run_dir / checkpoint.FOLDER
+    later = [folder / checkpoint.BEST] if checkpoint.best_round(run_dir) > start.server_round else []
+    later += [checkpoint.path_of(folder, each) for each in checkpoint.rounds(run_dir) if each > start.server_round]
+    if later:
+        aside = _new_folder(run_dir / SET_ASIDE / f"after-round-{start.server_round:06}")
+        for name in ("metrics.jsonl", "clients.csv", "summary.json"):
+            if (run_dir / name).exists():
+                shutil.copyfile(run_dir / name, aside / name)
+        for path in later:
+            os.replace(path, aside / path.name)
+        for changed in (aside, folder):
+            sync_folder(changed)
+        log(
+            INFO,
+            "Going back to round %d: the %d checkpoints of later rounds are in %s.",
+            start.server_round,
+            len(later),
+            aside,
+        )
+    own = checkpoint.path_of(folder, start.server_round)
+    if not own.exists():  # resume=latest must find it before this run has written one
+        folder.mkdir(exist_ok=True)
+        link_or_copy(start.path, own)
+
+
+def _new_folder(path: Path) -> Path:
+    """Make a folder of this name, or of it and a number where there is one already."""
+    names = itertools.chain([path], (path.with_name(f"{path.name}-{number}") for number in itertools.count(2)))
+    new = next(name for name in names if not name.exists())
+    new.mkdir(parents=True)
+    return new
+
+
+def _goes_on(config: Config, start: Checkpoint) -> bool:
+    """Whether a run goes on in its own folder, and does not branch off from another."""
+    run_dir = config.results_path / config.run_name
+    return start.config["run-name"] == config.run_name or run_dir.resolve() in start.path.resolve().parents
 
 
 @contextmanager
@@ -92,10 +146,20 @@ def _check_same(config: Config, start: Checkpoint, simulated: bool) -> None:
         then, now = start.config[key], settings[key]
         if option.rule.fixed in when and then != now:
             raise UserError(f"{key} is {now!r}, but {start.path} was trained with {then!r}: use the same.")
-    if simulated and config.run_name != start.config["run-name"]:
-        expected = config.results_path / start.config["run-name"]
-        if start.path.parents[1].resolve() != expected.resolve():
+
+
+def _check_place(config: Config, start: Checkpoint, simulated: bool) -> None:
+    """Raise UserError where what belongs to the checkpoint is not where this run looks for it."""
+    run_dir = config.results_path / config.run_name
+    if config.mode == "train" and (run_dir / SET_ASIDE).resolve() in start.path.resolve().parents:
+        raise UserError(
+            f"resume is {start.path}, which was set aside when {config.run_name} went on from an earlier round: go on "
+            "from it under another run-name."
+        )
+    for run_name in {point.run_name for point in lineage_of(start)} if simulated else ():
+        expected = config.results_path / run_name
+        if not (expected / "clients").is_dir():
             raise UserError(
-                f"resume is {start.path}, but clients look for what they kept in {expected}: set results-dir to the "
-                "folder that holds the run."
+                f"resume is {start.path}, but clients look for what they kept in {expected}, where nothing is: set "
+                "results-dir to the folder that holds the run."
             )

@@ -22,9 +22,11 @@ from server_app.client import Client, natural_order
 from server_app.methods.base import Method
 from server_app.results import RunTracker
 from server_app.rounds.evaluation import Evaluations
+from server_app.rounds.lineage import Lineage
 from server_app.rounds.log import RoundLog
 from server_app.rounds.mailroom import Mailroom
 from server_app.rounds.membership import Membership
+from server_app.rounds.patience import Patience
 from server_app.rounds.player import Player
 from server_app.rounds.snapshots import Snapshots
 
@@ -59,16 +61,17 @@ class FederationStrategy(Strategy):
         self._tracker = tracker
         self._architecture_of = architecture_of
         self._cohorts = random.Random(config.seed)
-        previous_run = str(start.config["run-name"]) if start else ""
+        self._patience = Patience(config.give_up_after)
         # Simulated clients are the researcher's own: they may be quoted, and nobody's count has to be doubted.
         self._log = RoundLog(not nodes_may_come, config.max_client_weight if nodes_may_come else 1.0)
-        self.mailroom = Mailroom(config, self._log, "" if previous_run == config.run_name else previous_run)
+        lineage = Lineage.begin(config.run_name, start)
+        self.mailroom = Mailroom(config, self._log, lineage)
         self.membership = Membership(config, method, self._log, self._track, nodes_may_come)
         self.evaluations = Evaluations(config, tracker)
         self.snapshots = Snapshots(
-            config, tracker, method, self.membership.registry, self.evaluations, {"cohort": self._cohorts}
+            config, tracker, method, self.membership.registry, self.evaluations, {"cohort": self._cohorts}, lineage
         )
-        self._player = Player(config, method, self.mailroom, self.evaluations, self.snapshots, self._log)
+        self._player = Player(config, method, self.mailroom, self.evaluations, self._log)
         for name in method.saved:
             if not hasattr(method, name):
                 raise UserError(f"Method {config.method!r} lists {name!r} under `saved`, but has no such attribute.")
@@ -92,13 +95,13 @@ class FederationStrategy(Strategy):
         """Run the federation; see Flower's Strategy. `timeout` is the deadline of one exchange in seconds.
 
         `initial_arrays`, the two configs and `evaluate_fn` have no use here: weights are per client and tested there.
-        Raises UserError when fewer clients than `min-clients` could be registered.
+        Raises UserError when fewer clients than `min-clients` could be registered, or nothing is learned any more.
         """
         self.summary()
         self.mailroom.deadline = self.membership.deadline = timeout
         result = Result()
-        self.snapshots.draw_boundary()
-        add_exit_handler(self.snapshots.save_on_exit)
+        # Before the others: Flower ends the process 5 s after it begins with them, whatever they still do.
+        add_exit_handler(self.snapshots.save, run_before_force_exit=True)
         last = self.evaluations.waiting
         for server_round in range(last.round + 1 if last else 1, num_rounds + 1):
             self._play_round(server_round, num_rounds, grid, result)
@@ -108,18 +111,17 @@ class FederationStrategy(Strategy):
     def _play_round(self, server_round: int, num_rounds: int, grid: Grid, result: Result) -> None:
         self._log.open(server_round)
         self.method.server_round = server_round
-        self.mailroom.checkpoint_round = self.snapshots.last_round
+        self.mailroom.returns_to = self.snapshots.returns_to()
         record, began = self._log.record, time.monotonic()
         clients = self.membership.gather(grid)
         cohort = self._cohort(clients)
-        self._player.round(cohort, clients, self.evaluations.begin(num_rounds), grid)
+        learned = self._player.round(cohort, clients, self.evaluations.begin(num_rounds), grid)
         if self.evaluations.waiting:
             self._publish(result)
         record.numbers = dict(self.method.numbers())
         self.evaluations.waiting = record
         record.seconds["total"] = time.monotonic() - began
-        self.snapshots.draw_boundary()
-        self.snapshots.save_if_due(num_rounds)
+        self.snapshots.end_round(num_rounds)
         if server_round == 1:
             took = record.seconds["total"]
             log(
@@ -127,13 +129,20 @@ class FederationStrategy(Strategy):
                 "Round 1 took %.1f s with the start-up; the accuracy after a round is known when the next ends.",
                 took,
             )
+        self._patience.note(record, learned)
+        if self._patience.is_over:
+            self.snapshots.save()
+            raise UserError(
+                f"The run gives up after round {server_round}: {self._patience.words}. The lines above name each; mend "
+                "that and go on with resume=latest."
+            )
 
     def _hand_over(self, num_rounds: int, grid: Grid, result: Result) -> None:
         """Send the final weights, which clients test and keep; this is part of the last round's record."""
         record = self.evaluations.waiting
         assert record is not None
         self._log.record = record
-        self.mailroom.checkpoint_round = self.snapshots.last_round
+        self.mailroom.returns_to = self.snapshots.returns_to()
         self.evaluations.begin(num_rounds)
         began = time.monotonic()
         self.membership.register_new_nodes(grid)

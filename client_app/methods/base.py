@@ -20,7 +20,8 @@ from common import settings
 from common.arrays import Arrays
 from common.errors import UserError
 from common.evaluation import Evaluation
-from common.protocol import DELTA, Instructions
+from common.instructions import Instructions
+from common.protocol import DELTA
 from common.schema import Facts, Schema
 from common.settings import LocalTraining
 

@@ -106,6 +106,9 @@ class Config:
 
     deadline: float = option(3600.0, "seconds after which an exchange ends without the missing replies", above=0)
     quorum: float = option(1.0, "share of those asked whose good replies end an exchange early", above=0, maximum=1)
+    give_up_after: int = option(
+        3, "rounds in a row without one good training update after which the run ends", minimum=1
+    )
     min_clients: int = option(2, "clients that must be connected for a round to start", minimum=1)
     evaluate_every: int = option(1, "rounds between evaluations", minimum=1)
     max_params: int = option(100_000_000, "refuse clients with more parameters (K) than this", minimum=1)

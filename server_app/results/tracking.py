@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from common.errors import UserError
-from common.files import write_bytes, write_text
+from common.files import WriteError, write_bytes, write_text
 from common.text import kebab
 from server_app.results.events import Events
 from server_app.results.formatting import format_decimals, format_duration
@@ -221,7 +221,7 @@ class RunTracker:
         try:
             write_report(self.run_dir)
         except OSError as error:
-            logger.warning("The report of %s cannot be written (%s).", self.run_dir, error)
+            logger.warning("%s.", WriteError(self.run_dir / "report.html", error))
             self._next_drawing = math.inf
         except Exception:
             # Hours of training are worth more than a picture, which `write_report` can draw again at any time.

@@ -17,10 +17,13 @@ from common.arrays import Arrays, decode_arrays, payload_bytes
 from common.config import Config
 from common.errors import ProtocolError, UserError
 from common.evaluation import Evaluation
-from common.protocol import Instructions, Result
+from common.instructions import Instructions
+from common.lineage import Point
+from common.protocol import Result
 from common.settings import Bounded
 from server_app.client import Client, natural_order
 from server_app.methods.base import Exchange, Replies, Reply
+from server_app.rounds.lineage import Lineage
 from server_app.rounds.log import RoundLog
 from server_app.rounds.round_trip import OpenRequests, RoundTrip
 
@@ -41,15 +44,15 @@ class Occasion:
 class Mailroom:
     """Sends the exchanges of a method and sorts what comes back.
 
-    `checkpoint_round` and `previous_run` are told to clients, so that they keep what a resumed server comes back to.
+    `lineage` and `returns_to` are told to clients, so that they load and keep what a resumed server comes back to.
     """
 
-    def __init__(self, config: Config, log: RoundLog, previous_run: str = "") -> None:
+    def __init__(self, config: Config, log: RoundLog, lineage: Lineage) -> None:
         self.deadline = config.deadline
-        self.checkpoint_round = 0
+        self.returns_to: tuple[int, ...] = ()  # rounds that this server may be resumed from
         self._config = config
         self._log = log
-        self._previous_run = previous_run
+        self._lineage = lineage
         # A method without the setting has no bound beyond its schemas.
         is_bounded = issubclass(config.halves.server.Settings, Bounded)
         self._max_norm = config.settings(Bounded).max_delta_norm if is_bounded else math.inf
@@ -78,7 +81,7 @@ class Mailroom:
                 replies[key] = Reply(arrays, result.num_examples or 0)
                 if result.evaluation and occasion.test and exchange.deploys:
                     tests[key] = result.evaluation
-                self._note(key, result, exchange, occasion)
+                self._note(by_key[key], result, exchange, occasion)
         self._owed.add(trip)
         # Sorted, so that the result does not depend on which reply came first.
         good = Replies({key: replies[key] for key in sorted(replies, key=natural_order)}, self._log.weigh)
@@ -106,8 +109,9 @@ class Mailroom:
             deploys=exchange.deploys,
             test=exchange.deploys and occasion.test,
             final=exchange.deploys and occasion.final,
-            checkpoint_round=self.checkpoint_round,
-            previous_run=self._previous_run,
+            line=self._lineage.line,
+            lineage=self._lineage.earlier,
+            returns_to=self.returns_to,
         )
         for client in clients:
             shortened = tuple(name for name, array in exchange.expected(client).items() if array.codec)
@@ -117,7 +121,9 @@ class Mailroom:
                     f"{exchange.name!r}: `send` must return arrays for every client that it is called with."
                 )
             arrays = outgoing.pop(client.key)
-            content = protocol.encode_request(replace(instructions, compress=shortened), self._client_settings, arrays)
+            seen = Point.parse(client.seen) if client.seen else None
+            told = replace(instructions, compress=shortened, seen=seen)
+            content = protocol.encode_request(told, self._client_settings, arrays)
             self._log.record.bytes_down += payload_bytes(content)
             ttl, group = self.deadline + TTL_MARGIN, str(occasion.server_round)
             yield client.key, Message(content, client.node_id, occasion.message_type, ttl=ttl, group_id=group)
@@ -148,12 +154,13 @@ class Mailroom:
         if norm > self._max_norm:
             raise ProtocolError("huge-norm", f"{name!r} has norm {norm:.3g}, above max-delta-norm ({self._max_norm:g})")
 
-    def _note(self, key: str, result: Result, exchange: Exchange, occasion: Occasion) -> None:
-        record = self._log.record
+    def _note(self, client: Client, result: Result, exchange: Exchange, occasion: Occasion) -> None:
+        record, key = self._log.record, client.key
         if _trains(exchange, occasion) and result.train_loss is not None and result.num_examples is not None:
             extra = record.extra_losses
             losses = record.train_losses if exchange.losses == "train" else extra.setdefault(exchange.losses, {})
             losses[key] = (result.train_loss, result.num_examples)
+            client.seen = str(self._lineage.at(occasion.server_round))
         if result.privacy:
             record.privacy[key] = (result.privacy.epsilon, result.privacy.delta)
 

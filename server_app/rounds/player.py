@@ -15,7 +15,6 @@ from server_app.methods.base import Exchange, Exchanges, Method, Replies
 from server_app.rounds.evaluation import Evaluations
 from server_app.rounds.log import RoundLog
 from server_app.rounds.mailroom import Mailroom, Occasion
-from server_app.rounds.snapshots import Snapshots
 
 
 class Player:
@@ -30,19 +29,22 @@ class Player:
         method: Method,
         mailroom: Mailroom,
         evaluations: Evaluations,
-        snapshots: Snapshots,
         log: RoundLog,
     ) -> None:
         self._config = config
         self._method = method
         self._mailroom = mailroom
         self._evaluations = evaluations
-        self._snapshots = snapshots
         self._log = log
 
-    def round(self, cohort: Sequence[Client], clients: Sequence[Client], test: bool, grid: Grid) -> None:
-        """Play the exchanges of a round, and where `test` says so test on the way what the round before led to."""
+    def round(self, cohort: Sequence[Client], clients: Sequence[Client], test: bool, grid: Grid) -> bool:
+        """Play the exchanges of a round, and where `test` says so test on the way what the round before led to.
+
+        Returns whether any of those that train brought a good update, or none of them does.
+        """
         server_round, deployed, all_answered = self._log.record.round, False, True
+        answered: dict[str, bool] = {}  # by exchange: whether it had good replies, the first time or later
+        trained: dict[str, bool] = {}  # the same of those in which clients train
 
         def play(exchange: Exchange) -> Replies:
             nonlocal deployed, all_answered
@@ -55,19 +57,20 @@ class Player:
             deployed |= exchange.deploys
             replies, tests = self._mailroom.exchange(grid, exchange, Occasion(server_round, test=on_arrival))
             self._evaluations.add(tests)
-            if replies:
-                self._snapshots.begin_update()
-            else:
-                all_answered = False
-                what = "brought a good update; nothing changes" if exchange.losses == "train" else "answered"
-                log(WARNING, "Round %d: exchange %s: no client %s.", server_round, exchange.name, what)
+            all_answered = all_answered and bool(replies)
+            for found in (answered, trained) if exchange.losses else (answered,):
+                found[exchange.name] = found.get(exchange.name, False) or bool(replies)
             return replies
 
         self._drive(self._method.round(cohort), play)
+        for name in (name for name, any_reply in answered.items() if not any_reply):
+            what = "brought a good update; nothing changes" if name in trained else "answered"
+            log(WARNING, "Round %d: exchange %s: no client %s.", server_round, name, what)
         if test and not deployed:
             if all_answered:
                 self._refuse_silence("round")
             log(WARNING, "Round %d ended early, so what the round before led to is not tested.", server_round)
+        return any(trained.values()) or not trained
 
     def deploy(self, clients: Sequence[Client], server_round: int, grid: Grid, *, final: bool = False) -> None:
         """Deploy the current weights to clients that test them, and keep them where this is the end."""

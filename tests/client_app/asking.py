@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 
 import torch
 from flwr.app import Context, RecordDict
@@ -14,8 +15,9 @@ from common import protocol
 from common.arrays import decode_arrays
 from common.config import load_config
 from common.evaluation import Evaluation
+from common.instructions import Instructions
 from common.methods import find_client
-from common.protocol import Instructions, Result
+from common.protocol import Result
 from common.schema import Vector
 from common.settings import LocalTraining, Settings
 
@@ -23,7 +25,10 @@ NUM_CLIENTS = 4
 SHAPE, CLASSES = (3, 8, 8), 4  # of the images that `run_config` names
 
 GD = "mh-pfedhn-gd"
-TOLD = {"method": "mh-pfedhn", "exchange": "personal", "run_name": "run", "server_round": 1, "seed": 0}
+TOLD = {
+    **{"method": "mh-pfedhn", "exchange": "personal", "run_name": "run", "server_round": 1, "seed": 0},
+    "line": "first",
+}
 TRAINING = LocalTraining(local_epochs=1, batch_size=8, client_lr=0.02)  # what the requests below ask for
 # Of all methods; what a method does not have is left out.
 SETTINGS = vars(TRAINING) | {"temperature": 3.0, "distillation_coefficient": 0.5}
@@ -170,4 +175,9 @@ def stored(run_config, client=0, run="run"):
 
 def kept(run_config, client=0, name="kept", run="run"):
     """The tensors that the client has kept last under this name."""
-    return torch.load(stored(run_config, client, run) / f"{name}.pt", weights_only=True)["state"]
+    return torch.load(newest(stored(run_config, client, run), name), weights_only=True)["state"]
+
+
+def newest(folder: Path, name="kept") -> Path:
+    """The file of what was kept last under this name."""
+    return max(folder.glob(f"{name}.[0-9]*.pt"))

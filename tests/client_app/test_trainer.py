@@ -1,5 +1,6 @@
 """What a client answers to the server's messages, and what it keeps between them, whatever the method."""
 
+import shutil
 import sys
 from dataclasses import replace
 
@@ -21,6 +22,7 @@ from asking import (
     greeting,
     handled,
     kept,
+    newest,
     random_theta,
     registered,
     request,
@@ -42,6 +44,7 @@ from common.codec import decode, encode
 from common.config import load_config
 from common.data.simulation import divide
 from common.errors import UserError
+from common.lineage import Point
 from common.methods import built_in
 from common.models import build_model
 from common.params import ParameterVector
@@ -478,7 +481,7 @@ def test_all_that_arrives_and_what_is_left_are_the_sum_of_what_was_learned(run_c
     assert left.abs().max() > 0
     torch.testing.assert_close(arrived + left, learned, rtol=0, atol=2e-6)
     assert (arrived - learned).abs().max() > 1e-7
-    assert not stored(run_config, 1, "plain").exists()
+    assert not list(stored(run_config, 1, "plain").glob("*.pt"))
 
 
 def test_personal_and_global_exchange_have_a_residual_each(run_config):
@@ -503,7 +506,7 @@ def test_nothing_is_left_of_a_dense_upload_or_without_error_feedback(run_config,
     theta = theta_for(site(run_config, 1))
     ask(run_config, 1, theta, **changes)
     ask_globally(run_config, 1, theta_for(site(run_config, 0)), **changes)
-    assert [path.name for path in stored(run_config, 1).iterdir()] == ["teacher.pt"]
+    assert sorted(path.name for path in stored(run_config, 1).iterdir()) == ["history.json", "teacher.000001.pt"]
     if changes["upload"] == "dense":
         assert torch.equal(ask(run_config, 1, theta, **changes)[1], ask(run_config, 1, theta)[1])
 
@@ -513,7 +516,7 @@ def test_a_diverged_round_is_refused_as_not_finite_and_leaves_the_residual_as_it
     theta = theta_for(site(run_config, 1))
     feedback = {"upload": upload, "error_feedback": True}
     ask(run_config, 1, theta, upload="topk", error_feedback=True)
-    before = (stored(run_config, 1) / "personal-residual.pt").read_bytes()
+    before = newest(stored(run_config, 1), "personal-residual").read_bytes()
 
     def exchange():
         content = request(theta, server_round=2, client_lr=1e30, client_momentum=0.0, **feedback)
@@ -521,7 +524,7 @@ def test_a_diverged_round_is_refused_as_not_finite_and_leaves_the_residual_as_it
         decode_arrays(reply, {"delta": Vector(len(theta))}, protocol.WireForm(upload, 0.3))
 
     assert error_of(exchange).reason == "not-finite"
-    assert (stored(run_config, 1) / "personal-residual.pt").read_bytes() == before
+    assert newest(stored(run_config, 1), "personal-residual").read_bytes() == before
     assert torch.isfinite(ask(run_config, 1, theta, server_round=3, **feedback)[1]).all()
 
 
@@ -529,10 +532,10 @@ def test_a_delta_that_half_cannot_send_is_refused_and_leaves_the_residual_as_it_
     theta = theta_for(site(run_config, 1))
     half = {"upload": "half", "error_feedback": True}
     ask(run_config, 1, theta, **half)
-    before = (stored(run_config, 1) / "personal-residual.pt").read_bytes()
+    before = newest(stored(run_config, 1), "personal-residual").read_bytes()
     error = error_of(ask, run_config, 1, theta, batch_size=1000, client_lr=1e8, **half)
     assert error.reason == "not-encodable"
-    assert (stored(run_config, 1) / "personal-residual.pt").read_bytes() == before
+    assert newest(stored(run_config, 1), "personal-residual").read_bytes() == before
 
 
 TOPK = {"upload": "topk", "topk_fraction": 0.1}
@@ -554,9 +557,9 @@ def test_codecs_and_their_residuals_are_for_the_arrays_that_the_server_names(run
     shortened = [name for name in compress if name in sent]
     left = {}
     if shortened:
-        left = torch.load(tmp_path / "clients/run/vectors-residual.pt", weights_only=True)["state"]
+        left = torch.load(newest(tmp_path / "clients/run", "vectors-residual"), weights_only=True)["state"]
     else:
-        assert not (tmp_path / "clients").exists()
+        assert not list((tmp_path / "clients").rglob("*.pt"))
     assert left.keys() == set(shortened)
     for name, array in sent.items():
         if name in shortened:
@@ -580,7 +583,7 @@ def test_an_array_that_is_no_vector_travels_as_it_is_whatever_the_server_names(r
     _, arrays = own_exchange(own, "prototypes", schema, compress=names, upload=upload, error_feedback=True)
     assert torch.equal(arrays["prototypes"], own_method.table(2))
     assert arrays["labels"].tolist() == [0, 1]
-    assert not (tmp_path / "clients").exists()
+    assert not list((tmp_path / "clients").rglob("*.pt"))
 
 
 def test_a_reply_of_which_one_array_diverged_leaves_the_residuals_of_all_as_they_were(run_config, tmp_path):
@@ -590,7 +593,7 @@ def test_a_reply_of_which_one_array_diverged_leaves_the_residuals_of_all_as_they
         None, method=own_method.NAME, exchange="diverged", compress=("delta",), error_feedback=True, **TOPK
     )
     own.answer(protocol.TRAIN, content)
-    assert not (tmp_path / "clients").exists()
+    assert not list((tmp_path / "clients").rglob("*.pt"))
 
 
 # Noise
@@ -639,7 +642,7 @@ def test_no_array_is_sent_that_would_cost_more_than_the_budget_whoever_named_it(
     own = own_trainer(run_config, tmp_path, privacy=limited)
     three = request(theta, method=own_method.NAME, exchange="vectors")
     assert error_of(own.answer, protocol.TRAIN, three).reason == "privacy-budget"
-    assert not (tmp_path / "clients").exists()
+    assert not list((tmp_path / "clients").rglob("*.json"))
     one = request(None, method=own_method.NAME, exchange="means")
     assert "arrays" in own.answer(protocol.TRAIN, one)
     assert error_of(own.answer, protocol.TRAIN, one).reason == "privacy-budget"
@@ -658,19 +661,24 @@ def test_a_server_that_goes_back_gets_the_answers_that_it_got_before(run_config,
     config = run_config | {"models": "resnet10"}
     size = site(config).num_params
 
-    def exchange(server_round, checkpoint_round):
+    def exchange(server_round, line, *lineage):
         theta = None if "method" in changes else random_theta(size, seed=server_round)
-        told_now = {"server_round": server_round, "checkpoint_round": checkpoint_round, "test": True}
+        told_now = {"server_round": server_round, "line": line, "lineage": lineage, "returns_to": (1, 3), "test": True}
         result, delta = ask(config, 0, theta, **told_now, **changes)
         return result, [] if delta is None else delta.tolist()
 
-    first = {server_round: exchange(server_round, told_of) for server_round, told_of in ((1, 0), (2, 1), (3, 1))}
-    later = {server_round: exchange(server_round, 3) for server_round in (4, 5)}
+    first = {server_round: exchange(server_round, "first") for server_round in (1, 2, 3, 4, 5)}
     assert first[2] != first[3]
     new_process()
-    assert {server_round: exchange(server_round, 3) for server_round in (4, 5)} == later
-    assert {server_round: exchange(server_round, 1) for server_round in (2, 3)} == {2: first[2], 3: first[3]}
-    assert {server_round: exchange(server_round, 0) for server_round in (1, 2)} == {1: first[1], 2: first[2]}
+    third = Point("run", "first", 3)
+    assert {server_round: exchange(server_round, "second", third) for server_round in (4, 5)} == {
+        server_round: first[server_round] for server_round in (4, 5)
+    }
+    once = Point("run", "first", 1)
+    assert {server_round: exchange(server_round, "third", once) for server_round in (2, 3)} == {
+        server_round: first[server_round] for server_round in (2, 3)
+    }
+    assert exchange(1, "fourth") == first[1]
 
 
 def test_what_a_client_kept_in_a_round_counts_from_the_next_one(run_config):
@@ -685,29 +693,56 @@ def test_what_a_client_kept_in_a_round_counts_from_the_next_one(run_config):
 # A run that goes on from another
 
 
-def test_a_run_goes_on_with_the_statistics_of_the_one_before_until_it_has_its_own(run_config):
+def test_a_branch_has_the_statistics_of_the_run_before_at_its_round_until_it_has_its_own(run_config):
     config = run_config | {"models": "resnet10"}
     theta = torch.zeros(site(config).num_params)
-    ask(config, 0, theta, run_name="before")
-    of_before = ask_to_evaluate(config, 0, theta, run_name="before")
+    ask(config, 0, theta, run_name="before", server_round=1, returns_to=(1,))
+    at_one = ask_to_evaluate(config, 0, theta, run_name="before", server_round=2)
+    ask(config, 0, theta, run_name="before", server_round=2, returns_to=(1,))
+    assert ask_to_evaluate(config, 0, theta, run_name="before", server_round=3) != at_one
     new_process()
-    assert ask_to_evaluate(config, 0, theta, run_name="after", previous_run="before") == of_before
-    assert ask_to_evaluate(config, 0, theta, run_name="after") != of_before
-    assert ask_to_evaluate(config, 2, theta, run_name="after", previous_run="before") == ask_to_evaluate(
-        config, 2, theta
-    )
-    file_of_before = (stored(config, run="before") / "kept.pt").read_bytes()
-    _, delta = ask(config, 0, theta, server_round=2, run_name="after", previous_run="before")
-    assert (stored(config, run="before") / "kept.pt").read_bytes() == file_of_before
+    after = {"run_name": "after", "line": "other", "lineage": (Point("before", "first", 1),)}
+    assert ask_to_evaluate(config, 0, theta, **after) == at_one
+    assert ask_to_evaluate(config, 0, theta, run_name="after") != at_one
+    files = {path: path.read_bytes() for path in stored(config, run="before").iterdir()}
+    _, delta = ask(config, 0, theta, server_round=2, **after)
+    assert {path: path.read_bytes() for path in stored(config, run="before").iterdir()} == files
     assert torch.equal(delta, ask(config, 0, theta, server_round=2, run_name="before")[1])
-    now = ask_to_evaluate(config, 0, theta, run_name="after")
-    assert now != of_before
-    assert ask_to_evaluate(config, 0, theta, run_name="after", previous_run="before") == now
+    assert ask_to_evaluate(config, 0, theta, **after) != at_one
 
 
-def test_a_run_before_that_is_not_there_changes_nothing(run_config):
+def test_a_run_before_in_which_a_client_took_no_part_changes_nothing(run_config):
     theta = theta_for(site(run_config, 1))
-    assert torch.equal(ask(run_config, 1, theta, previous_run="never")[1], ask(run_config, 1, theta)[1])
+    changed_nothing = ask(run_config, 1, theta, lineage=(Point("never", "line", 3),))[1]
+    assert torch.equal(changed_nothing, ask(run_config, 1, theta)[1])
+
+
+def test_a_client_that_lost_what_it_had_when_the_server_learned_from_it_is_refused(run_config):
+    config = run_config | {"models": "lenet"}  # nothing is kept: still the server's embedding is of another client
+    theta = theta_for(site(config))
+    ask(config, 0, theta)
+    seen = Point("run", "first", 1)
+    assert ask(config, 0, theta, server_round=2, seen=seen)
+    shutil.rmtree(stored(config))
+    for ask_it in (ask, ask_to_evaluate):
+        error = error_of(ask_it, config, 0, theta, server_round=3, seen=seen)
+        assert error.reason == "state-missing"
+        assert str(stored(config)) in error.detail
+    assert not stored(config).exists()
+
+
+def test_a_round_that_diverged_is_in_the_history_and_the_next_goes_on_from_what_was_loaded(run_config):
+    config = run_config | {"models": "resnet10"}
+    theta = theta_for(site(config))
+    ask(config, 0, theta)
+    before = {name: tensor.clone() for name, tensor in kept(config).items()}
+    request_that_diverges = request(theta, server_round=2, client_lr=1e30, client_momentum=0.0)
+    handled(trainer(config), request_that_diverges)
+    assert {path.name for path in stored(config).iterdir()} == {"history.json", "kept.000001.pt"}
+    # The server may have taken the reply: with noise it is finite.
+    after = ask_to_evaluate(config, 0, theta, server_round=3, seen=Point("run", "first", 2))
+    assert after == ask_to_evaluate(config, 0, theta, server_round=2)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in kept(config).items())
 
 
 # The end

@@ -15,6 +15,8 @@ from client_app.methods.mh_pfedhn_gd import Distillation
 from common import protocol
 from common.arrays import DENSE, WireForm, decode_arrays, payload_bytes
 from common.evaluation import Evaluation
+from common.instructions import Instructions
+from common.lineage import Point
 from common.methods import built_in, find
 from common.options import AUTO, option, options_of
 from common.protocol import (
@@ -22,7 +24,6 @@ from common.protocol import (
     THETA,
     VERSION,
     Greeting,
-    Instructions,
     PrivacySpent,
     Registration,
     Result,
@@ -51,8 +52,10 @@ INSTRUCTIONS = Instructions(
     test=True,
     final=True,
     compress=("delta", "other"),
-    checkpoint_round=2,
-    previous_run="run-before",
+    line="0f",
+    lineage=(Point("run-before", "a", 7), Point("a-run", "b", 9)),
+    returns_to=(2, 9),
+    seen=Point("a-run", "b", 8),
 )
 SETTINGS = Distillation(upload="topk", temperature=3.0, error_feedback=True, global_model="mlp")
 RESULT = Result(240, 2.0, Evaluation(correct=0, total=80, loss=0.0), PrivacySpent(1.5, 1e-5))
@@ -260,7 +263,7 @@ def test_a_request_without_arrays_holds_none():
     [
         pytest.param(field, value, id=f"{field.name} {value!r}")
         for field in dataclasses.fields(Instructions)
-        if field.name != "compress"
+        if field.type in (str, int, bool)
         for value in (7, 7.0, True, "7", b"7", [7], [])
         if type(value) is not field.type
     ],
@@ -275,12 +278,13 @@ def test_an_instruction_of_another_type_is_refused_by_name(field, value):
     assert error.detail == f"{key} is {value!r}, but must be {right}"
 
 
+@pytest.mark.parametrize("key", ["compress", "lineage"])
 @pytest.mark.parametrize("value", ["delta", 7, True, [7], [b"delta"]])
-def test_names_of_arrays_that_are_no_list_of_names_are_malformed(value):
+def test_what_must_be_a_list_of_names_and_is_not_is_malformed(key, value):
     content = request()
-    content["instructions"]["compress"] = value
+    content["instructions"][key] = value
     error = error_of(decode_instructions, content)
-    assert (error.reason, error.detail) == ("malformed", "compress must be a list of names")
+    assert (error.reason, error.detail) == ("malformed", f"{key} must be a list of names")
 
 
 OPTIONAL = {
@@ -308,8 +312,9 @@ def test_what_an_exchange_does_not_need_travels_only_where_it_differs_from_the_d
         "test": False,
         "final": False,
         "compress": (),
-        "checkpoint-round": 0,
-        "previous-run": "",
+        "lineage": (),
+        "returns-to": (),
+        "seen": None,
     }
     defaults = {key.replace("-", "_"): value for key, value in OPTIONAL.items()}
     plain = dataclasses.replace(INSTRUCTIONS, **defaults)
@@ -325,10 +330,10 @@ def test_what_an_exchange_does_not_need_travels_only_where_it_differs_from_the_d
         assert decode_instructions(content) == other
 
 
-@pytest.mark.parametrize("key", sorted(set(OPTIONAL) - {"previous-run"}))
+@pytest.mark.parametrize("key", sorted(set(OPTIONAL) - {"seen"}))
 def test_a_default_that_is_sent_all_the_same_is_taken(key):
     content = request()
-    content["instructions"][key] = list(OPTIONAL[key]) if key == "compress" else OPTIONAL[key]
+    content["instructions"][key] = list(OPTIONAL[key]) if OPTIONAL[key] == () else OPTIONAL[key]
     expected = dataclasses.replace(INSTRUCTIONS, **{key.replace("-", "_"): OPTIONAL[key]})
     assert decode_instructions(wired(content)) == expected
 
@@ -352,7 +357,19 @@ def test_a_message_without_instructions_is_malformed():
 OUT_OF_RANGE = [
     ("server_round", 0, "server-round is 0, but must be at least 1"),
     ("server_round", -1, "server-round is -1, but must be at least 1"),
-    ("checkpoint_round", -1, "checkpoint-round is -1, but must be at least 0"),
+    *[
+        ("line", value, f"line is {value!r}, but must be lower-case letters and digits")
+        for value in ("", "A", "a/b", "a b", "a" * 33)
+    ],
+    *[
+        ("returns_to", value, "returns-to must be a list of rounds, whole numbers of at least 1")
+        for value in ([0], [1, -1], [1.0], ["1"])
+    ],
+    *[
+        ("lineage", [value], f"lineage: {value!r} is not RUN/LINE/ROUND")
+        for value in ("", "run/line", "run/line/0", "run/line/x", "../line/1", "run/LINE/1", "run/line/1/2", "a/b/1\n")
+    ],
+    ("seen", "run", "seen: 'run' is not RUN/LINE/ROUND"),
     *[
         (field, value, f"{field} is {value!r}, but must be a name")
         for field in ("method", "exchange")
@@ -361,10 +378,6 @@ OUT_OF_RANGE = [
     *[
         ("run_name", value, "run-name is not the name of a folder")
         for value in ("", "..", "a/b", "-a", "a" * 101, "a\n")
-    ],
-    *[
-        ("previous_run", value, "previous-run is not the name of a folder")
-        for value in ("", "..", "a/b", " ", "a" * 101)
     ],
 ]
 
@@ -380,9 +393,11 @@ def test_an_instruction_out_of_range_is_refused_with_its_range(field, value, wor
 
 IN_RANGE = [
     ("server_round", 1),
-    *[("checkpoint_round", value) for value in (0, 1)],
+    *[("line", value) for value in ("7", "a" * 32)],
+    *[("lineage", value) for value in ((), (Point("a" * 100, "b" * 32, 10**9 - 1),))],
+    *[("returns_to", value) for value in ((), (1,), (1, 10**9))],
+    *[("seen", value) for value in (None, Point("7", "7", 7))],
     *[("run_name", value) for value in ("7", "a" * 100, "a.b_c-d")],
-    *[("previous_run", value) for value in ("", "7", "a" * 100, "a.b_c-d")],
     *[("method", value) for value in ("local", "package.module:Class", "a" * 128)],  # clients know which they take
     *[("exchange", value) for value in ("deploy", "global_step", "another")],
     *[("seed", value) for value in (0, -1, 2**62)],
@@ -601,13 +616,16 @@ def test_whatever_arrives_as_a_registration_is_one_or_a_protocol_error(content, 
         assert len(registration.facts.get("group", "")) <= 64
 
 
+KINDS = {"compress": (tuple,), "lineage": (tuple,), "returns_to": (tuple,), "seen": (Point, type(None))}
+
+
 @FUZZ
 @given(contents("instructions", ConfigRecord, request(), CONFIG_VALUES))
 def test_whatever_arrives_as_instructions_is_a_set_of_them_or_a_protocol_error(content):
     with only_protocol_errors():
         instructions = decode_instructions(content)
         for field in dataclasses.fields(Instructions):
-            assert type(getattr(instructions, field.name)) is (tuple if field.name == "compress" else field.type)
+            assert type(getattr(instructions, field.name)) in KINDS.get(field.name, (field.type,))
         assert content["instructions"]["protocol-version"] == VERSION
         assert instructions.server_round >= 1
 

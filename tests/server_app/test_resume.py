@@ -17,6 +17,7 @@ import client_app.app
 import server_app.app
 from common.config import load_config
 from common.errors import UserError
+from common.lineage import Point
 from server_app import checkpoint
 from server_app.methods.mh_pfedhn import MHpFedHN
 
@@ -131,6 +132,130 @@ def test_a_run_goes_on_under_another_name_and_takes_what_clients_kept(federation
     assert federation.metrics("branch")[1:] == federation.metrics("six")[4:]
 
 
+def rounds_on_disk(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.suffix == ".pt")
+
+
+def round_file(server_round: int) -> str:
+    return f"round-{server_round:06}.pt"
+
+
+def test_a_resume_from_an_older_checkpoint_sets_aside_what_the_old_line_wrote_later(
+    federation: Federation, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With 5 and 6 on disk a resume from 3 deleted 4 as it was written, and `latest` went on from 6 again."""
+    assert federation.run("quiet", checkpoint_every=1)
+    assert federation.run("run", num_rounds=3, checkpoint_every=1)
+    run = federation.folder("run")
+    old = run / "backup.pt"
+    old.write_bytes((run / "checkpoints" / round_file(3)).read_bytes())
+    assert federation.run("run", checkpoint_every=1, resume="latest")
+    best = checkpoint.load(run / "checkpoints" / "best.pt").server_round
+    written = {path: path.read_bytes() for path in run.glob("checkpoints/*.pt")}
+    metrics, clients = (run / "metrics.jsonl").read_bytes(), (run / "clients.csv").read_bytes()
+
+    # The server is killed in round 5 of the new line.
+    assert not federation.run("run", 11, checkpoint_every=1, resume=str(old))
+    aside = run / "set-aside" / "after-round-000003"
+    later = {round_file(5), round_file(6)} | ({"best.pt"} if best > 3 else set())
+    assert set(rounds_on_disk(aside)) == later
+    for path, content in written.items():
+        if path.name in later:
+            assert (aside / path.name).read_bytes() == content
+    assert checkpoint.load(aside / round_file(6)).server_round == 6
+    assert ((aside / "metrics.jsonl").read_bytes(), (aside / "clients.csv").read_bytes()) == (metrics, clients)
+    assert (aside / "summary.json").exists()
+    assert any(str(aside) in record.getMessage() for record in caplog.records)
+    assert {round_file(3), round_file(4)} <= set(rounds_on_disk(run / "checkpoints"))
+    assert checkpoint.load(run).server_round == 4  # what `latest` finds
+
+    assert federation.run("run", checkpoint_every=1, resume="latest")
+    assert set(rounds_on_disk(aside)) == later
+    assert [path.name for path in aside.parent.iterdir()] == ["after-round-000003"]  # nothing more was set aside
+    federation.assert_same("quiet", "run")
+
+
+def test_what_is_set_aside_goes_on_under_another_name_only(federation: Federation) -> None:
+    assert federation.run("run", num_rounds=4)
+    run = federation.folder("run")
+    for count in ("", "-2"):
+        assert federation.run("run", num_rounds=4, resume=str(run / "checkpoints" / round_file(2)))
+        aside = run / "set-aside" / f"after-round-000002{count}" / round_file(4)
+        assert aside.exists()
+    for name in ("run", ""):
+        with pytest.raises(UserError, match=r"which was set aside .*: go on from it under another run-name\."):
+            federation.run(name, resume=str(aside))
+
+
+def test_a_run_that_goes_back_to_its_best_finds_it_again_after_a_crash_in_the_first_round(
+    federation: Federation,
+) -> None:
+    assert federation.run("run", checkpoint_every=1)
+    run = federation.folder("run")
+    best = checkpoint.load(run / "checkpoints" / "best.pt").server_round
+    assert best < 5  # else it is one of the newest two as well
+    assert not federation.run("run", 1, checkpoint_every=1, resume=str(run / "checkpoints" / "best.pt"))
+    assert checkpoint.load(run).server_round == best
+    assert set(rounds_on_disk(run / "checkpoints")) == {"best.pt", round_file(best)}
+
+
+def test_a_branch_that_is_stopped_before_its_first_checkpoint_goes_on_from_its_parent(federation: Federation) -> None:
+    assert federation.run("six")
+    assert federation.run("four", num_rounds=4)
+    assert not federation.run("branch", 12, resume=str(federation.folder("four")), checkpoint_every=100)
+    assert federation.run("branch", resume="latest")
+    assert [line["round"] for line in federation.metrics("branch")] == [4, 5, 6]
+    assert federation.metrics("branch")[1:] == federation.metrics("six")[4:]
+
+
+def test_a_branch_does_not_mix_with_a_run_that_is_there_already(federation: Federation) -> None:
+    for name in ("one", "other"):
+        assert federation.run(name, num_rounds=4)
+    before = {path: path.read_bytes() for path in federation.folder("other").rglob("*.jsonl")}
+    with pytest.raises(UserError, match="other already holds a run"):
+        federation.run("other", resume=str(federation.folder("one")))
+    assert {path: path.read_bytes() for path in federation.folder("other").rglob("*.jsonl")} == before
+
+
+@pytest.mark.parametrize("settings", [{}, {"keep_local": "*.bias", "participation": 1.0}], ids=["statistics", "kept"])
+@pytest.mark.parametrize("name", ["run", "branch"])
+def test_clients_go_back_with_the_server_to_any_checkpoint_that_it_has(
+    federation: Federation, name: str, settings: dict[str, Any]
+) -> None:
+    """From the oldest, long after: clients got nothing, or the newest state, where they were to get that round's."""
+    settings = settings | {"checkpoint_every": 1, "num_rounds": 6}
+    assert federation.run("quiet", **settings)
+    assert federation.run("run", **settings | {"num_rounds": 2})
+    assert federation.run("run", **settings | {"checkpoint_every": 4, "num_rounds": 4}, resume="latest")
+    folder = federation.folder("run") / "checkpoints"
+    assert {round_file(2), round_file(4)} <= set(rounds_on_disk(folder))
+    moments = [14, 10]
+    assert not federation.run(name, moments[0], **settings, resume=str(folder / round_file(2)))
+    assert not federation.run(name, moments[1], **settings, resume="latest")
+    assert federation.run(name, **settings, resume="latest")
+    quiet, found = federation.metrics("quiet"), federation.metrics(name)
+    assert [line["round"] for line in found] == list(range(1 if name == "run" else 2, 7))
+    assert found == quiet[-len(found) :] if name == "run" else found[1:] == quiet[-len(found) + 1 :]
+    for a, b in zip(federation.models("quiet"), federation.models(name), strict=True):
+        assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_clients_whose_state_was_lost_are_refused_with_the_reason_and_not_reset(
+    federation: Federation, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert federation.run("run", num_rounds=2)
+    for client in (0, 1):  # the second lost its batch-norm statistics only
+        for path in (federation.folder("run") / "clients" / str(client)).glob("kept.*" if client else "*"):
+            path.unlink()
+    assert federation.run("run", resume="latest")
+    assert "the server has learned from this client in round" in caplog.text
+    assert "kept.000002.pt is gone" in caplog.text
+    for line in federation.metrics("run")[2:]:
+        assert {failure["client"] for failure in line["failure-list"]} <= {"0", "1"}
+        assert line["client-train-loss"].keys() <= {"2", "3"}
+        assert line["client-accuracy"].keys() == {"2", "3"}
+
+
 @pytest.mark.parametrize("damage", ["truncated", "altered", "emptied"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     federation: Federation, damage: str, caplog: pytest.LogCaptureFixture
@@ -205,34 +330,52 @@ def test_the_best_checkpoint_is_kept_beside_the_newest_two(federation: Federatio
     assert checkpoint.load(folder / "best.pt").server_round == best["round"]
 
 
-def test_on_sigterm_the_last_complete_round_is_saved(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+def exit_handlers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is to be called at the end, all of it before Flower's deadline of 5 s for the end of the process."""
     handlers: list[Any] = []
-    monkeypatch.setattr("server_app.strategy.add_exit_handler", handlers.append)
+
+    def add(handler: Any, *, run_before_force_exit: bool = False) -> None:
+        assert run_before_force_exit
+        handlers.append(handler)
+
+    monkeypatch.setattr("server_app.strategy.add_exit_handler", add)
+    return handlers
+
+
+def test_on_sigterm_the_last_complete_round_is_saved(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers = exit_handlers(monkeypatch)
     assert federation.run("quiet")
     assert not federation.run("stopped", 17, resume="latest", checkpoint_every=100)
     assert not (federation.folder("stopped") / "checkpoints").exists()
     handlers[-1]()
     assert checkpoint.load(federation.folder("stopped")).server_round >= 3
     assert federation.run("stopped", resume="latest", checkpoint_every=100)
-    # What clients kept since the last regular checkpoint cannot be taken back, so only the loop is compared.
-    assert [line["round"] for line in federation.metrics("stopped")] == [1, 2, 3, 4, 5, 6]
+    federation.assert_same("quiet", "stopped")
 
 
-def test_on_sigterm_in_the_middle_of_an_update_nothing_is_saved(
-    federation: Federation, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("settings", [{}, {"method": "mh-pfedhn-gd", "global_model": "resnet10"}], ids=str)
+def test_on_sigterm_in_the_middle_of_an_update_the_round_before_is_saved_and_nothing_of_this_one(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
-    """The method's state is then of no round."""
-    handlers: list[Any] = []
-    monkeypatch.setattr("server_app.strategy.add_exit_handler", handlers.append)
+    handlers = exit_handlers(monkeypatch)
+    assert federation.run("quiet", **settings)
+    assert federation.run("two", num_rounds=2, **settings)
+    learn = MHpFedHN.learn
 
     def learn_and_die(self: MHpFedHN, deltas: Any) -> None:
+        learn(self, deltas)
         if self.server_round == 3:
             raise Killed
 
-    monkeypatch.setattr(MHpFedHN, "learn", learn_and_die)
-    assert not federation.run("stopped", checkpoint_every=100)
+    with monkeypatch.context() as patch:
+        patch.setattr(MHpFedHN, "learn", learn_and_die)
+        assert not federation.run("stopped", checkpoint_every=100, **settings)
     handlers[-1]()
-    assert not (federation.folder("stopped") / "checkpoints").exists()
+    found, expected = (checkpoint.load(federation.folder(name)) for name in ("stopped", "two"))
+    assert found.server_round == expected.server_round == 2
+    assert_same_values(found.method, expected.method)
+    assert federation.run("stopped", resume="latest", **settings)
+    federation.assert_same("quiet", "stopped")
 
 
 def test_a_line_that_a_crash_cut_short_is_dropped(federation: Federation) -> None:
@@ -306,6 +449,10 @@ class Deployment:
         first, second = (self.state(name) for name in (one, other))
         for state in (first, second):
             state[1]["waiting"].pop("seconds")
+            # Each process writes a line of history of its own, but in the same rounds.
+            state[1]["line"], state[1]["lineage"] = "", []
+            for client in state[1]["clients"]:
+                client["seen"] = client["seen"].rpartition("/")[2]
         assert first[0] == second[0]
         assert first[1] == second[1]
         assert_same_values(first[2], second[2])
@@ -400,21 +547,32 @@ def test_a_known_client_that_changed_its_size_while_the_run_was_stopped_is_refus
     assert deployment.lines("run")[3]["client-train-loss"].keys() == set("023")
 
 
-def test_instructions_tell_the_round_of_the_checkpoint_and_the_run_that_went_before(deployment: Deployment) -> None:
+def test_instructions_tell_which_lines_led_here_and_which_rounds_the_server_may_come_back_to(
+    deployment: Deployment,
+) -> None:
     deployment.run("run", [EVERYONE], num_rounds=3, checkpoint_every=2)
     requests = [told(message) for message in deployment.grid.sent[NUM_CLIENTS:]]
-    assert {(each.server_round, each.checkpoint_round, each.previous_run) for each in requests} == {
-        (1, 0, ""),
-        (2, 0, ""),
-        (3, 2, ""),
-        (4, 3, ""),  # the end
+    line = requests[0].line
+    assert {each.line for each in requests} == {line}
+    # A scripted test is better every round, so the best is the newest.
+    assert {(each.server_round, each.returns_to, each.lineage, each.seen) for each in requests} == {
+        (1, (), (), None),
+        (2, (1,), (), Point("run", line, 1)),
+        (3, (2,), (), Point("run", line, 2)),
+        (4, (2, 3), (), Point("run", line, 3)),  # the end
     }
+    branched = Point("run", line, 3)
     deployment.run("branch", [EVERYONE], num_rounds=4, checkpoint_every=2, resume=str(deployment.folder("run")))
     requests = [told(message) for message in deployment.grid.sent[NUM_CLIENTS:]]
-    assert {(each.server_round, each.checkpoint_round, each.previous_run) for each in requests} == {
-        (4, 3, "run"),
-        (5, 4, "run"),
+    second = requests[0].line
+    assert second != line
+    assert {(each.server_round, each.line, each.lineage, each.seen) for each in requests} == {
+        (4, second, (branched,), branched),
+        (5, second, (branched,), Point("branch", second, 4)),
     }
+    deployment.run("branch", [EVERYONE], num_rounds=5, resume="latest")
+    requests = [told(message) for message in deployment.grid.sent[NUM_CLIENTS:]]
+    assert requests[0].lineage == (branched, Point("branch", second, 4))
 
 
 def test_a_run_that_goes_on_under_another_name_leaves_the_first_as_it_is(deployment: Deployment) -> None:

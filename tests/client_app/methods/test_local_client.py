@@ -48,10 +48,10 @@ def test_a_local_model_is_tested_before_it_is_trained_on(run_config):
 def test_a_round_that_diverged_leaves_the_local_model_as_it_was(run_config):
     ask(run_config, 0, method="local")
     before = ask_to_evaluate(run_config, 0, method="local")
-    content = (stored(run_config) / "model.pt").read_bytes()
+    content = (stored(run_config) / "model.000001.pt").read_bytes()
     diverging = {"client_lr": 1e30, "client_momentum": 0.0}
     with pytest.raises(ProtocolError) as error:
         ask(run_config, 0, method="local", server_round=2, **diverging)
     assert error.value.reason == "not-finite"  # the loss, which the server refuses
-    assert (stored(run_config) / "model.pt").read_bytes() == content
+    assert (stored(run_config) / "model.000001.pt").read_bytes() == content
     assert ask_to_evaluate(run_config, 0, method="local") == before

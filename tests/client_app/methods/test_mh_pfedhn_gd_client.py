@@ -266,7 +266,7 @@ def test_the_exchange_that_hands_out_a_teacher_keeps_it_and_sends_nothing(run_co
     w_g, theta = w_g_for(), theta_for(site(run_config, 1))
     reply = ask_to_keep_teacher(run_config, 1, w_g, upload="topk", error_feedback=True)
     assert {name: set(record) for name, record in reply.items()} == {"metrics": {"num-examples"}}
-    assert [path.name for path in stored(run_config, 1).iterdir()] == ["teacher.pt"]
+    assert {path.name for path in stored(run_config, 1).iterdir()} == {"history.json", "teacher.000001.pt"}
     new_process()
     _, delta = ask(run_config, 1, theta, method=GD, teacher_round=1)
     by_hand = distilled_by_hand(run_config, 1, theta, global_model_of(run_config, w_g))
@@ -301,7 +301,7 @@ def test_without_distillation_no_teacher_is_kept(run_config, changes):
     assert delta.shape == (size_of("lenet"),)
     assert delta.norm() > 0
     assert result.evaluation is None
-    assert not stored(run_config, 1).exists()
+    assert [path.name for path in stored(run_config, 1).iterdir()] == ["history.json"]
     theta = theta_for(site(run_config, 1))
     teacher = {"teacher_round": 1} if changes["method"] == GD else {}
     plain = ask(run_config, 1, theta, method="mh-pfedhn")[1]

@@ -416,7 +416,10 @@ def test_drawing_waits_fifty_times_its_own_length(tracker, clock, drawings):
     ("error", "said"),
     [
         (ValueError("bad"), "could not draw the report"),
-        (OSError(errno.ENOSPC, "No space left on device", "/r/curves.png"), "(/r/curves.png: No space left on device)"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/r/curves.png"),
+            "report.html could not be written: No space left",
+        ),
     ],
 )
 def test_a_drawing_that_fails_does_not_end_the_run(tracker, monkeypatch, caplog, error, said):

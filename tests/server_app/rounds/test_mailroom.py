@@ -41,6 +41,7 @@ from common.protocol import DELTA, THETA, Result
 from common.schema import Array, UpTo, Vector
 from server_app.client import Client
 from server_app.methods.base import Exchange
+from server_app.rounds.lineage import Lineage
 from server_app.rounds.log import RoundLog
 from server_app.rounds.mailroom import WRONG_COUNT, Mailroom, Occasion
 
@@ -236,7 +237,7 @@ class Post:
         self.grid = InProcessGrid(lambda message, context: answer(key_of(context.node_id), message), clients, hold=hold)
         self.log = RoundLog(max_client_weight=max_client_weight)
         self.log.open(1)
-        self.mailroom = Mailroom(config, self.log)
+        self.mailroom = Mailroom(config, self.log, Lineage("run", "line", ()))
         self.clients = [Client(str(i), i + 1, 100 + i, num_train=samples or i + 1, num_test=4) for i in range(clients)]
 
     def send(self, name="describe", to=None, occasion=None, **exchange):

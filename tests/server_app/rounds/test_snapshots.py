@@ -1,9 +1,23 @@
 """What a checkpoint of a run holds and when it is written; what does not fit a run is refused when it goes on."""
 
+import threading
+import time
+
 import pytest
 import torch
 from in_process import InProcessGrid
-from playing import SIZES, Scripted, assert_same_network, changed, files, network_of, play
+from playing import (
+    SIZES,
+    ChangingGrid,
+    Scripted,
+    assert_same_network,
+    changed,
+    files,
+    network_of,
+    play,
+    start,
+    strategy_for,
+)
 
 from common.config import load_config
 from common.errors import UserError
@@ -48,7 +62,8 @@ def small(small):
 def test_a_checkpoint_that_does_not_fit_is_named_when_a_run_goes_on(small, change):
     played = play(small, Scripted(), num_rounds=2, checkpoint_every=1)
     changed(played.folder / "checkpoints" / "round-000002.pt", change)
-    with pytest.raises(UserError, match=r"round-000002\.pt does not fit this run: ") as error:
+    said = r"round-000002\.pt does not (fit this run|say which rounds led to it): "
+    with pytest.raises(UserError, match=said) as error:
         serve(InProcessGrid(Scripted(), 4), load_config(small | {"resume": "latest", "num-rounds": 5}), simulated=False)
     assert str(error.value).endswith(".")
 
@@ -120,3 +135,132 @@ def test_a_run_outlives_a_checkpoint_that_cannot_be_kept_as_the_best(small, monk
     assert len(played.lines) == played.config.num_rounds
     assert "could not be kept as the best: [Errno 28] No space left on device" in caplog.text
     assert "best.pt" not in files(played.folder)
+
+
+# At any moment, from any thread ---------------------------------------------------------------------------------------
+
+
+def network_after(small, server_round, **overrides):
+    """What a run that nobody disturbs has learned after a round."""
+    played = play(small, Scripted(), num_rounds=server_round, checkpoint_every=1, run_name="quiet", **overrides)
+    return checkpoint.load(played.folder)
+
+
+def assert_same_learned(found, expected):
+    assert found.server_round == expected.server_round
+    assert_same_network(network_of(found), network_of(expected))
+    assert found.method["adam"].keys() == expected.method["adam"].keys()
+    for name, moments in found.method["adam"].items():
+        for key, value in moments.items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(expected.method["adam"][name][key]))
+
+
+class Stopped(BaseException):
+    """What Flower raises in the loop's thread when its exit handlers are through."""
+
+
+def stopped(small, moment, handle, **overrides):
+    """A run that is interrupted: `handle` is called with its snapshots at the end of `moment(round, step)`."""
+    strategy = strategy_for(load_config(small | {"run-name": "stopped", "num-rounds": 5, **overrides}))
+    learn, method = strategy.method.learn, strategy.method
+
+    def learn_interrupted(deltas):
+        if method.server_round == moment and len(deltas):
+            learn(deltas)
+            handle(strategy.snapshots)
+            raise Stopped
+        learn(deltas)
+
+    method.learn = learn_interrupted
+    with pytest.raises(Stopped):
+        start(strategy.config, InProcessGrid(Scripted(), 4), strategy)
+    return strategy.config.results_path / "stopped"
+
+
+@pytest.mark.parametrize("every", [100, 2, 1])
+@pytest.mark.parametrize("schedule", ["joint", "sequential"])
+def test_what_is_saved_in_the_middle_of_a_round_is_the_round_before(small, every, schedule):
+    expected = network_after(small, 3, schedule=schedule)
+    folder = stopped(small, 4, lambda snapshots: snapshots.save(), **{"checkpoint-every": every, "schedule": schedule})
+    assert_same_learned(checkpoint.load(folder), expected)
+
+
+def test_a_client_that_joins_in_a_round_is_not_in_what_is_saved_of_the_round_before(small):
+    strategy = strategy_for(load_config(small | {"run-name": "grows", "checkpoint-every": 100}))
+    grid = ChangingGrid(Scripted(), [{100, 101}, {100, 101}, {100, 101, 102, 103}])
+    admit = strategy.method.admit
+
+    def admit_and_save(clients):
+        admit(clients)
+        strategy.snapshots.save()
+
+    strategy.method.admit = admit_and_save
+    played = start(strategy.config, grid, strategy)
+    found = checkpoint.load(played.folder / "checkpoints" / "round-000002.pt")
+    assert [client["key"] for client in found.loop["clients"]] == ["0", "1"]
+    assert [key for key, *_ in found.method["members"]] == ["0", "1"]
+
+
+def test_an_interrupt_in_the_middle_of_writing_writes_again_what_is_whole(small, monkeypatch):
+    """In a deployment Flower's handlers run in the loop's own thread, which then holds the lock."""
+    expected = network_after(small, 2)
+    strategy = strategy_for(load_config(small | {"run-name": "stopped", "num-rounds": 5, "checkpoint-every": 2}))
+    write = torch.save
+    depth = []
+
+    def interrupted(content, file):
+        depth.append(1)
+        if len(depth) > 1:
+            return write(content, file)
+        file.write(b"half of it")
+        strategy.snapshots.save()
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", interrupted)
+        with pytest.raises(Stopped):
+            start(strategy.config, InProcessGrid(Scripted(), 4), strategy)
+    folder = strategy.config.results_path / "stopped"
+    assert files(folder) == ["round-000002.pt"]
+    assert_same_learned(checkpoint.load(folder), expected)
+
+
+def test_while_another_thread_writes_the_loop_does_not_change_what_is_written(small, monkeypatch):
+    """In a simulation the handlers run beside the loop: a slow disk got weights of many rounds into one file."""
+    expected = network_after(small, 1)
+    strategy = strategy_for(load_config(small | {"run-name": "beside", "num-rounds": 6, "checkpoint-every": 100}))
+    write, rounds = checkpoint.write_tensors, []
+    beside = threading.Event()
+
+    def slow(path, content):
+        if path.name == "round-000001.pt":
+            beside.set()
+            while strategy.method.server_round < 5:  # the loop goes on meanwhile
+                time.sleep(0.001)
+            rounds.append(strategy.method.server_round)
+        write(path, content)
+
+    monkeypatch.setattr(checkpoint, "write_tensors", slow)
+    end_round, saver = strategy.snapshots.end_round, threading.Thread(target=strategy.snapshots.save)
+
+    def end_and_save(num_rounds):  # of the later rounds nothing is kept, which would wait for the writer
+        if strategy.method.server_round == 1:
+            end_round(num_rounds)
+            saver.start()
+            beside.wait()
+
+    strategy.snapshots.end_round = end_and_save
+    played = start(strategy.config, InProcessGrid(Scripted(), 4), strategy)
+    saver.join()
+    assert rounds
+    assert_same_learned(checkpoint.load(played.folder / "checkpoints" / "round-000001.pt"), expected)
+
+
+def test_a_copy_shares_no_memory_with_what_it_is_of():
+    state = {"tensors": [torch.ones(2)], "number": 3, "text": "a", "more": {"t": (torch.zeros(1), None)}}
+    copy = checkpoint.copied(state)
+    state["tensors"][0] += 1
+    state["more"]["t"][0].fill_(7)
+    assert torch.equal(copy["tensors"][0], torch.ones(2))
+    assert torch.equal(copy["more"]["t"][0], torch.zeros(1))
+    assert (copy["number"], copy["text"], copy["more"]["t"][1]) == (3, "a", None)
