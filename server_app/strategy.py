@@ -13,7 +13,6 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
-from flwr.supercore.exit import add_exit_handler
 
 from common.config import Config
 from common.errors import UserError
@@ -29,6 +28,7 @@ from server_app.rounds.membership import Membership
 from server_app.rounds.patience import Patience
 from server_app.rounds.player import Player
 from server_app.rounds.snapshots import Snapshots
+from server_app.stopping import at_the_end
 
 
 class FederationStrategy(Strategy):
@@ -100,8 +100,7 @@ class FederationStrategy(Strategy):
         self.summary()
         self.mailroom.deadline = self.membership.deadline = timeout
         result = Result()
-        # Before the others: Flower ends the process 5 s after it begins with them, whatever they still do.
-        add_exit_handler(self.snapshots.save, run_before_force_exit=True)
+        at_the_end(self.snapshots.save)
         last = self.evaluations.waiting
         for server_round in range(last.round + 1 if last else 1, num_rounds + 1):
             self._play_round(server_round, num_rounds, grid, result)

@@ -19,7 +19,7 @@ def _no_exit_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Flower keeps what is to be called at the end of the process, and a strategy with it: here there are hundreds."""
     from server_app import strategy
 
-    monkeypatch.setattr(strategy, "add_exit_handler", lambda handler, **when: None)
+    monkeypatch.setattr(strategy, "at_the_end", lambda save: None)
 
 
 @pytest.fixture(scope="session")

@@ -331,14 +331,9 @@ def test_the_best_checkpoint_is_kept_beside_the_newest_two(federation: Federatio
 
 
 def exit_handlers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What is to be called at the end, all of it before Flower's deadline of 5 s for the end of the process."""
+    """What is to be called when the process ends."""
     handlers: list[Any] = []
-
-    def add(handler: Any, *, run_before_force_exit: bool = False) -> None:
-        assert run_before_force_exit
-        handlers.append(handler)
-
-    monkeypatch.setattr("server_app.strategy.add_exit_handler", add)
+    monkeypatch.setattr("server_app.strategy.at_the_end", handlers.append)
     return handlers
 
 

@@ -1,0 +1,52 @@
+"""Saves when the process is told to end, in whichever way that comes.
+
+In a deployment the loop runs in the main thread, and Flower's handlers of signals interrupt it. In a simulation it runs
+beside the main thread, and Ray takes SIGTERM away from Flower: the main thread ends, Ray's processes are killed, this
+one is aborted 3 s after the signal, and where it is not it hangs as long as the loop waits for workers that are gone.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from flwr.supercore.exit import add_exit_handler
+
+_LOOK_EVERY = 0.5  # seconds
+
+
+def at_the_end(save: Callable[[], None]) -> None:
+    """Have `save` called before this process ends by a signal or an exception; it may be called more than once."""
+    # Before the others: Flower ends the process 5 s after it begins with them, whatever they still do.
+    add_exit_handler(save, run_before_force_exit=True)
+    loop = threading.current_thread()
+    if loop is not threading.main_thread():
+        threading.Thread(target=_watch, args=(save, loop), name="save-at-the-end").start()
+
+
+def _watch(save: Callable[[], None], loop: threading.Thread) -> None:
+    """Stand before Ray once it is there; when the main thread has ended, end the loop, which has no workers left."""
+    main, known = threading.main_thread(), None
+    while main.is_alive():
+        node: Any = getattr(sys.modules.get("ray._private.worker"), "_global_node", None)
+        if node is not None and node is not known:
+            known = node
+            _stand_before(node, save)
+        main.join(_LOOK_EVERY)
+    save()
+    if loop.is_alive():
+        os._exit(1)
+
+
+def _stand_before(node: Any, save: Callable[[], None]) -> None:
+    """Have Ray wait for `save` when it kills its processes, which it does first of all on its way out."""
+    kill = node.kill_all_processes
+
+    def save_and_kill(*arguments: Any, **options: Any) -> None:
+        signal.alarm(0)  # set by Ray's C++ half (absl's handler of fatal signals), to abort what takes longer than 3 s
+        save()
+        kill(*arguments, **options)
+
+    node.kill_all_processes = save_and_kill
