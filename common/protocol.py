@@ -52,6 +52,7 @@ class Instructions:
 
     method: str  # a built-in name, or module:Class of a client half from outside
     exchange: str  # name of the method's exchange
+    client_key: str  # whom the server believes to speak to
     run_name: str
     server_round: int
     seed: int
@@ -185,6 +186,7 @@ def decode_instructions(content: RecordDict) -> Instructions:
     instructions = Instructions(**values)
     _name(record, "method")
     _name(record, "exchange")
+    _KEY.check("client-key", record["client-key"])
     for key, least in (("server-round", 1), ("checkpoint-round", 0)):
         if getattr(instructions, snake(key)) < least:
             raise ProtocolError("malformed", f"{key} is {record[key]!r}, but must be at least {least}")

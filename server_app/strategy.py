@@ -21,11 +21,13 @@ from server_app.checkpoint import Checkpoint
 from server_app.client import Client, natural_order
 from server_app.methods.base import Method
 from server_app.results import RunTracker
+from server_app.rounds.bindings import Bindings
 from server_app.rounds.evaluation import Evaluations
 from server_app.rounds.log import RoundLog
 from server_app.rounds.mailroom import Mailroom
 from server_app.rounds.membership import Membership
 from server_app.rounds.player import Player
+from server_app.rounds.registry import Registry
 from server_app.rounds.snapshots import Snapshots
 
 
@@ -40,6 +42,7 @@ class FederationStrategy(Strategy):
     architecture_of: labels a client in tables and plots.
     nodes_may_come: False for a simulation, which has all of its nodes from the start.
     start: what mode adapt starts from, or what a resumed run goes on from.
+    bindings: which client key belongs to which node, where nodes prove who they are.
 
     Raises UserError for a `start` that does not fit.
     """
@@ -53,6 +56,7 @@ class FederationStrategy(Strategy):
         *,
         nodes_may_come: bool = False,
         start: Checkpoint | None = None,
+        bindings: Bindings | None = None,
     ) -> None:
         self.config = config
         self.method = method
@@ -60,13 +64,12 @@ class FederationStrategy(Strategy):
         self._architecture_of = architecture_of
         self._cohorts = random.Random(config.seed)
         previous_run = str(start.config["run-name"]) if start else ""
-        self._log = RoundLog()
+        registry = Registry(config.max_params, bindings)
+        self._log = RoundLog(registry.label)
         self.mailroom = Mailroom(config, self._log, "" if previous_run == config.run_name else previous_run)
-        self.membership = Membership(config, method, self._log, self._track, nodes_may_come)
-        self.evaluations = Evaluations(config, tracker)
-        self.snapshots = Snapshots(
-            config, tracker, method, self.membership.registry, self.evaluations, {"cohort": self._cohorts}
-        )
+        self.membership = Membership(config, method, registry, self._log, self._track, nodes_may_come)
+        self.evaluations = Evaluations(config, tracker, registry.label)
+        self.snapshots = Snapshots(config, tracker, method, registry, self.evaluations, {"cohort": self._cohorts})
         self._player = Player(config, method, self.mailroom, self.evaluations, self.snapshots, self._log)
         for name in method.saved:
             if not hasattr(method, name):
@@ -160,7 +163,7 @@ class FederationStrategy(Strategy):
 
     def _track(self, client: Client) -> None:
         self._tracker.add_client(
-            client.key,
+            client.label,
             client.num_params,
             self.method.num_chunks(client),
             self._architecture_of(client),

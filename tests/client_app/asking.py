@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 import torch
-from flwr.app import Context, RecordDict
+from flwr.app import ConfigRecord, Context, RecordDict
 from torch import Tensor
 
 from client_app.site import Site, simulated
@@ -23,7 +23,9 @@ NUM_CLIENTS = 4
 SHAPE, CLASSES = (3, 8, 8), 4  # of the images that `run_config` names
 
 GD = "mh-pfedhn-gd"
-TOLD = {"method": "mh-pfedhn", "exchange": "personal", "run_name": "run", "server_round": 1, "seed": 0}
+WHOEVER = "whoever"  # a client key in requests that `handled` hands to a trainer as meant for its client
+TOLD = {"method": "mh-pfedhn", "exchange": "personal", "client_key": WHOEVER, "run_name": "run"}
+TOLD |= {"server_round": 1, "seed": 0}
 TRAINING = LocalTraining(local_epochs=1, batch_size=8, client_lr=0.02)  # what the requests below ask for
 # Of all methods; what a method does not have is left out.
 SETTINGS = vars(TRAINING) | {"temperature": 3.0, "distillation_coefficient": 0.5}
@@ -91,7 +93,11 @@ def message_type_of(content: RecordDict) -> str:
 
 
 def handled(trainer: Trainer, content: RecordDict) -> RecordDict:
-    """The reply to a request."""
+    """The reply to a request, which is for the trainer's own client unless it names another."""
+    told = content["instructions"]
+    if told.get("client-key") == WHOEVER:
+        key = trainer._site_of(told["seed"]).key
+        content = RecordDict({**content, "instructions": ConfigRecord({**told, "client-key": key})})
     return trainer.answer(message_type_of(content), content)
 
 
