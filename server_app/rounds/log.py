@@ -9,7 +9,6 @@ from flwr.common import log
 
 from server_app.results import PHASES, Failure, RoundRecord
 
-
 # Why a client may not be the one that the server takes it for any more: its model or its key was changed.
 _DOUBTFUL = ("another-client", "changed-size", "wrong-length")
 

@@ -1,4 +1,4 @@
-"""Who is known to the server: client key -> K, facts and node; the rules of admission, and under which name it appears."""
+"""Who is known to the server: client key -> K, facts and node; the rules of admission, and who is shown how."""
 
 import itertools
 from collections.abc import Collection

@@ -23,7 +23,7 @@ NUM_CLIENTS = 4
 SHAPE, CLASSES = (3, 8, 8), 4  # of the images that `run_config` names
 
 GD = "mh-pfedhn-gd"
-WHOEVER = "whoever"  # a client key in requests that `handled` hands to a trainer as meant for its client
+WHOEVER = "whoever"  # a client key in requests that `answered` hands to a trainer as meant for its client
 TOLD = {"method": "mh-pfedhn", "exchange": "personal", "client_key": WHOEVER, "run_name": "run"}
 TOLD |= {"server_round": 1, "seed": 0}
 TRAINING = LocalTraining(local_epochs=1, batch_size=8, client_lr=0.02)  # what the requests below ask for
@@ -93,12 +93,17 @@ def message_type_of(content: RecordDict) -> str:
 
 
 def handled(trainer: Trainer, content: RecordDict) -> RecordDict:
-    """The reply to a request, which is for the trainer's own client unless it names another."""
-    told = content["instructions"]
+    """The reply to a request."""
+    return answered(trainer, message_type_of(content), content)
+
+
+def answered(trainer: Trainer, message_type: str, content: RecordDict) -> RecordDict:
+    """The reply to a message, which is for the trainer's own client unless it names another."""
+    told = content.config_records.get("instructions", {})
     if told.get("client-key") == WHOEVER:
         key = trainer._site_of(told["seed"]).key
         content = RecordDict({**content, "instructions": ConfigRecord({**told, "client-key": key})})
-    return trainer.answer(message_type_of(content), content)
+    return trainer.answer(message_type, content)
 
 
 def opened(content: RecordDict, reply: RecordDict, size: int | None) -> tuple[Result, Tensor | None]:
