@@ -79,8 +79,9 @@ class Bindings:
 
     def _keys_of(self, name: str, nodes: dict[str, int]) -> list[str]:
         begins = name.removesuffix("…")
-        own = [key for key, node in nodes.items() if self.site_at(node) == name]
-        found = [name] if name in nodes else own or [key for key in nodes if begins and key.startswith(begins)]
+        own = [key for key, node in nodes.items() if name and self.site_at(node) == name]
+        alike = [name] if name in nodes else [key for key in nodes if begins and key.startswith(begins)]
+        found = own or alike
         known = ", ".join(self._words(key, node) for key, node in nodes.items()) or "none"
         if not found:
             raise UserError(f"No client key is bound that {name!r} could mean; bound are: {known}.")

@@ -15,6 +15,7 @@ from flwr.serverapp import Grid
 from common import protocol
 from common.config import Config
 from common.errors import ProtocolError, UserError
+from common.protocol import Registration
 from server_app.client import Client, natural_order
 from server_app.methods.base import Method
 from server_app.rounds.log import RoundLog
@@ -101,22 +102,19 @@ class Membership:
     def register_new_nodes(self, grid: Grid) -> None:
         """Ask who has come who it is, and admit who has answered; waits for the answers the first time only."""
         live = set(grid.get_node_ids())
+        known = {client.key for client in self.registry.clients}
         self._forget_nodes_but(live)
-        answers = self._late_answers(grid)
-        patience = self.deadline
+        self._take(self._late_answers(grid), live)
         new = sorted(live - self._not_to_be_asked())
-        if new and not self._has_waited:
-            # The first exchange of a simulation waits for its workers to start, whatever the deadline of a round.
-            patience = max(patience, _START_PATIENCE)
+        is_first = bool(new) and not self._has_waited
+        # The first exchange of a simulation waits for its workers to start, whatever the deadline of a round.
+        patience = max(self.deadline, _START_PATIENCE) if is_first else self.deadline
         self._greet(grid, new, patience)
-        answers |= self._asked.wait(grid, 0.0 if self._has_waited else patience)
-        if new and not self._has_waited:
+        self._take(self._asked.wait(grid, patience if is_first else 0.0), live)
+        if is_first:
             self._has_waited = True
             for node in sorted(self._asked.nodes()):
                 self._fail(node, "late", f"it did not say who it is within {patience:g} s; the run begins without it")
-        known = {client.key for client in self.registry.clients}
-        for name in sorted(answers, key=int):  # so that the outcome does not depend on who answered first
-            self._take(int(name), answers[name], live)
         self._admit_all_but(known)
 
     def _forget_nodes_but(self, live: Set[int]) -> None:
@@ -151,22 +149,24 @@ class Membership:
             if not self._asked.send(grid, str(node), message):
                 self._fail(node, "not-sent", "Flower refused the message: the node is gone")
 
-    def _take(self, node: int, message: Message, live: Set[int]) -> None:
-        """Register who speaks through a node, or note why not."""
+    def _take(self, answers: Mapping[str, Message], live: Set[int]) -> None:
+        """Register who has answered, or note why not; by node, so that nothing depends on who answered first."""
+        for node in sorted(map(int, answers)):
+            try:
+                self.registry.admit(self._registration(node, answers[str(node)]), node, live)
+            except ProtocolError as error:
+                self._fail(node, error.reason, error.detail)
+            else:
+                self._rests_until.pop(node, None)
+                self._told.pop(node, None)
+
+    def _registration(self, node: int, message: Message) -> Registration:
+        """What a node answered. Raises ProtocolError."""
         if message.has_error():
-            self._fail(node, *describe_error(message.error))
-            return
+            raise ProtocolError(*describe_error(message.error))
         if message.metadata.src_node_id != node:
-            self._fail(node, *WRONG_SENDER)
-            return
-        try:
-            registration = protocol.decode_registration(message.content, self._method.facts)
-            self.registry.admit(registration, node, live)
-        except ProtocolError as error:
-            self._fail(node, error.reason, error.detail)
-        else:
-            self._rests_until.pop(node, None)
-            self._told.pop(node, None)
+            raise ProtocolError(*WRONG_SENDER)
+        return protocol.decode_registration(message.content, self._method.facts)
 
     def _fail(self, node: int, reason: str, detail: str, name: str = "") -> None:
         """Let a node rest before it is asked again; said once, not every time that it fails for the same reason."""
