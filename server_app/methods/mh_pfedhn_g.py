@@ -86,14 +86,7 @@ class MHpFedHNG(MHpFedHN):
         taking_part = {client.key for client in self.with_global_model(clients)}
         for client in clients:
             if K_G in client.facts and client.key not in taking_part | refused.keys():
-                logger.warning(
-                    "Client %s has no part in the global model: it has %d parameters there, %s.",
-                    client.label,
-                    client.facts[K_G],
-                    f"elsewhere {self.hn.num_params(GLOBAL_KEY)}"
-                    if self._has_global_model()
-                    else "too many for memory",
-                )
+                logger.warning("Client %s has no part in the global model: %s.", client.label, self._why_not(client))
         return refused
 
     def adapt(self, start: Checkpoint) -> None:
@@ -104,6 +97,12 @@ class MHpFedHNG(MHpFedHN):
                 f"{start.path} has no global model: it is of a run with method {start.config.get('method')!r}; adapt "
                 "it with that method."
             )
+
+    def _why_not(self, client: Client) -> str:
+        own = client.facts[K_G]
+        if not self._has_global_model():
+            return f"its {own} parameters do not fit into memory"
+        return f"it has {own} parameters there, elsewhere {self.hn.num_params(GLOBAL_KEY)}"
 
     def _has_global_model(self) -> bool:
         return hasattr(self, "hn") and GLOBAL_KEY in self.hn.members

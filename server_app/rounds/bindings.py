@@ -53,6 +53,8 @@ class Bindings:
 
         Raises UserError when there is none such, or more than one.
         """
+        if not self._path.parent.is_dir():
+            raise UserError(f"There is no folder {self._path.parent}: name the state folder of `mh-pfedhn server`.")
         try:
             with self._locked() as nodes:
                 keys = self._keys_of(name, nodes)

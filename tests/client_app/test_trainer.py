@@ -174,6 +174,14 @@ def test_a_message_of_another_type_is_refused_with_the_known_ones(run_config):
         assert "one of ['query.register', 'train.exchange', 'evaluate.deploy']" in error.detail
 
 
+@pytest.mark.parametrize("kind", [{}, TEST, FINISH], ids=["to train", "to test", "at the end"])
+def test_an_exchange_for_another_client_is_refused_and_leaves_no_trace(run_config, kind):
+    content = request(theta_for(site(run_config)), client_key="1", **kind)
+    error = error_of(handled, trainer(run_config), content)
+    assert error.reason == "another-client"
+    assert not stored(run_config).exists()
+
+
 def test_an_unknown_method_is_answered_with_the_known_ones(run_config):
     for message_type, content in ((protocol.TRAIN, request(None)), (protocol.REGISTER, greeting())):
         content = changed(content, "instructions", method="fedprox")

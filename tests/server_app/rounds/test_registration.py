@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from flwr.app import Message
+from in_process import InProcessGrid
 from playing import (
     NUM_CLIENTS,
     PERSONAL,
@@ -33,11 +34,12 @@ from playing import (
 
 from common import protocol
 from common.config import load_config
-from common.errors import ProtocolError
+from common.errors import ProtocolError, UserError
 from common.evaluation import Evaluation
 from common.protocol import DELTA
 from server_app import checkpoint
 from server_app.client import NOWHERE
+from server_app.results.reading import read_clients
 from server_app.rounds.bindings import Bindings
 from server_app.rounds.log import RoundLog
 
@@ -218,3 +220,61 @@ def test_a_thief_gets_no_weights_while_the_owner_is_away_nor_after_a_resume_unti
     Bindings(tmp_path).forget("owner")
     played = bound_run(small, tmp_path, [without] * 2, resume="latest", num_rounds=6)
     assert [message.metadata.dst_node_id for _, message in played.sent()] == [100, 101, 103]
+
+
+# What a method says of who has come -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("returned", [None, ["1"]])
+def test_a_method_that_admits_without_saying_whom_is_told_so(small, returned):
+    config = load_config(small)
+    strategy = strategy_for(config)
+    strategy.method.admit = lambda clients: returned
+    with pytest.raises(UserError, match=r"'mh-pfedhn': admit returned a (NoneType|list), but must return a mapping"):
+        start(config, InProcessGrid(Scripted(), NUM_CLIENTS), strategy)
+
+
+# What is shown --------------------------------------------------------------------------------------------------------
+
+UUID = "0b6d1c9e-7a51-4c3f-9d5e-2f1a86c4e07"  # and the number of the client
+
+
+class LongKeys(Scripted):
+    """Clients with keys that nobody may learn; client 3 fails in round 1, and client 1 does in round 3."""
+
+    def __init__(self):
+        bad = {("3", PERSONAL, 1): replaced_delta(lambda delta: delta[:-1])}
+        super().__init__(bad | {("1", PERSONAL, 3): bad["3", PERSONAL, 1]})
+
+    def usual(self, key, message):
+        reply = super().usual(key, message)
+        if kind_of(message) == REGISTER:
+            reply.content["registration"]["client-key"] = UUID + key
+        return reply
+
+
+def test_no_client_key_is_shown_and_a_resumed_run_goes_on_under_the_same_labels(small, tmp_path, caplog):
+    (tmp_path / "registered.json").write_text(json.dumps({"clinic": {"node-id": "102"}}))
+    labels = ["0b6d1c9e…", "0b6d1c9e-…", "0b6d1c9e-7…", "clinic"]
+
+    def run(nodes, **overrides):
+        config = load_config(settings_for(small | {"checkpoint-every": 1}, **overrides))
+        start_at = checkpoint.load(config.results_path / "run") if config.resume else None
+        grid = InProcessGrid(LongKeys(), NUM_CLIENTS)
+        grid.connected = nodes
+        return start(config, grid, strategy_for(config, bindings=Bindings(tmp_path), start=start_at))
+
+    run({100, 101, 102, 103}, num_rounds=2)
+    played = run({101, 102, 103}, num_rounds=3, resume="latest")
+    # What round 2 led to is tested in round 3.
+    assert [set(line["client-accuracy"]) for line in played.lines] == [set(labels), set(labels[1:]), set(labels[1:])]
+    assert [failure["client"] for line in played.lines for failure in line["failure-list"]] == [labels[2], labels[1]]
+    rows = {row.client: row for row in read_clients(played.folder / "clients.csv")}
+    assert rows.keys() == set(labels)
+    assert {label: row.rounds_trained for label, row in rows.items()} == dict(zip(labels, (2, 2, 2, 3), strict=True))
+    assert {label: row.failures for label, row in rows.items()} == dict(zip(labels, (0, 1, 1, 0), strict=True))
+    assert "Client 0b6d1c9e… is no longer" not in caplog.text  # it has not been here in this process
+    assert UUID not in caplog.text
+    for path in played.folder.rglob("*"):
+        if path.is_file() and path.suffix != ".pt":
+            assert UUID.encode() not in path.read_bytes(), path
