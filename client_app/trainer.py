@@ -68,6 +68,8 @@ class Trainer:
         """Load and test what is deployed, do what the method does in this exchange, and answer with what it brings."""
         instructions = protocol.decode_instructions(content)
         site = self._site_of(instructions.seed)
+        if instructions.client_key != site.key:
+            raise ProtocolError("another-client", "the exchange is for a client with another key than this one has now")
         half = _half(instructions.method, site)
         method = half(protocol.decode_settings(content, half.Settings))
         functions = half.exchanges()

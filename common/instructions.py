@@ -9,6 +9,7 @@ from common.config import RUN_NAME
 from common.errors import ProtocolError
 from common.lineage import Point, is_line
 from common.records import check_keys, kind_in_words, name_in
+from common.schema import Label
 from common.text import kebab, snake
 
 
@@ -18,6 +19,7 @@ class Instructions:
 
     method: str  # a built-in name, or module:Class of a client half from outside
     exchange: str  # name of the method's exchange
+    client_key: str  # whom the server believes to speak to
     run_name: str
     server_round: int
     seed: int
@@ -52,6 +54,7 @@ class Instructions:
                 raise ProtocolError("malformed", f"{key} is {repr(value)[:40]}, but must be {kind_in_words(right)}")
         for key in ("method", "exchange"):
             name_in(record, key)
+        Label(required=True).check("client-key", record["client-key"])
         found = cls(**values)
         if found.server_round < 1:
             raise ProtocolError("malformed", f"server-round is {found.server_round}, but must be at least 1")

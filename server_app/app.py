@@ -1,6 +1,8 @@
 """The ServerApp: config -> strategy -> start; nothing else."""
 
+import os
 from logging import ERROR, INFO, Filter, LogRecord, getLogger
+from pathlib import Path
 
 from flwr.app import ArrayRecord, Context
 from flwr.common import log
@@ -14,10 +16,12 @@ from common.errors import UserError
 from server_app.checkpoint import Checkpoint
 from server_app.client import Client
 from server_app.results import RunTracker
+from server_app.rounds.bindings import Bindings
 from server_app.rounds.membership import wait_for_nodes
 from server_app.starting import begin_line, is_finished, opened, resume_after
 from server_app.strategy import FederationStrategy
 
+_STATE = "MH_PFEDHN_STATE"  # the state folder of a server whose sites have registered keys; set by `mh-pfedhn server`
 _SIMULATION_STARTS_WITHIN = 60.0  # seconds
 
 app = ServerApp()
@@ -28,7 +32,8 @@ def main(grid: Grid, context: Context) -> None:
     """Run a federation as the run config says."""
     try:
         config = load_run_config(context.run_config)
-        serve(grid, config, simulated=isinstance(grid, InMemoryGrid))
+        simulated, state = isinstance(grid, InMemoryGrid), os.environ.get(_STATE)
+        serve(grid, config, simulated=simulated, bindings=Bindings(Path(state)) if state and not simulated else None)
     except UserError as error:
         log(ERROR, "%s", error)
         getLogger("flwr").addFilter(_NotAgain(error))
@@ -48,17 +53,20 @@ class _NotAgain(Filter):
         return not is_traceback and not record.getMessage().startswith("Exit Code:")
 
 
-def serve(grid: Grid, config: Config, *, simulated: bool) -> None:
-    """Wait for the nodes, then run all rounds. Raises UserError for what a user can mend."""
+def serve(grid: Grid, config: Config, *, simulated: bool, bindings: Bindings | None = None) -> None:
+    """Wait for the nodes, then run all rounds. Raises UserError for what a user can mend.
+
+    `bindings` are those of a deployment whose nodes prove who they are.
+    """
     with opened(config, simulated) as (config, start):
         run_dir = config.results_path / config.run_name
         if is_finished(config, start):
             log(INFO, "%s is finished already: raise num-rounds to go on.", run_dir)
             return
-        _serve(grid, config, start, simulated)
+        _serve(grid, config, start, simulated, bindings)
 
 
-def _serve(grid: Grid, config: Config, start: Checkpoint | None, simulated: bool) -> None:
+def _serve(grid: Grid, config: Config, start: Checkpoint | None, simulated: bool, bindings: Bindings | None) -> None:
     run_dir = config.results_path / config.run_name
     # A simulation has all its nodes from the start: fewer than min-clients is not worth waiting for.
     at_least, within = (1, _SIMULATION_STARTS_WITHIN) if simulated else (config.min_clients, config.deadline)
@@ -78,6 +86,8 @@ def _serve(grid: Grid, config: Config, start: Checkpoint | None, simulated: bool
         return config.model_of(int(client.key), num_parts) if simulated else f"K = {client.num_params:,}"
 
     method = config.halves.server(config)
-    strategy = FederationStrategy(config, method, tracker, architecture_of, nodes_may_come=not simulated, start=start)
+    strategy = FederationStrategy(
+        config, method, tracker, architecture_of, nodes_may_come=not simulated, start=start, bindings=bindings
+    )
     strategy.start(grid, ArrayRecord(), config.num_rounds, timeout=config.deadline)
     tracker.finish()

@@ -246,7 +246,8 @@ def choose_chunk_size(sizes: Iterable[int]) -> int:
     """N for clients of these K, for `chunk-size: auto`.
 
     The paper asks for more chunks than the client's model has layers (section 3.2), which the server does not know:
-    the smallest client gets 64 chunks or more. N is at most the paper's 3072, and a model of fewer than 64 parameters
-    has one a parameter.
+    the smallest client but one gets 64 chunks or more, and so do all that are larger. The smallest alone does not
+    decide, since a K is its client's own word. N is at most the paper's 3072, and at least 1.
     """
-    return max(1, min(_LARGEST_CHUNK, min(sizes) // _FEWEST_CHUNKS))
+    second_smallest = sorted(sizes)[:2][-1]  # or the only one
+    return max(1, min(_LARGEST_CHUNK, second_smallest // _FEWEST_CHUNKS))

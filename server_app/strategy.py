@@ -20,6 +20,7 @@ from server_app.checkpoint import Checkpoint
 from server_app.client import Client, natural_order
 from server_app.methods.base import Method
 from server_app.results import RunTracker
+from server_app.rounds.bindings import Bindings
 from server_app.rounds.evaluation import Evaluations
 from server_app.rounds.lineage import Lineage
 from server_app.rounds.log import RoundLog
@@ -27,6 +28,7 @@ from server_app.rounds.mailroom import Mailroom
 from server_app.rounds.membership import Membership
 from server_app.rounds.patience import Patience
 from server_app.rounds.player import Player
+from server_app.rounds.registry import Registry
 from server_app.rounds.snapshots import Snapshots
 from server_app.stopping import at_the_end
 
@@ -42,6 +44,7 @@ class FederationStrategy(Strategy):
     architecture_of: labels a client in tables and plots.
     nodes_may_come: False for a simulation, which has all of its nodes from the start.
     start: what mode adapt starts from, or what a resumed run goes on from.
+    bindings: which client key belongs to which node, where nodes prove who they are.
 
     Raises UserError for a `start` that does not fit.
     """
@@ -55,6 +58,7 @@ class FederationStrategy(Strategy):
         *,
         nodes_may_come: bool = False,
         start: Checkpoint | None = None,
+        bindings: Bindings | None = None,
     ) -> None:
         self.config = config
         self.method = method
@@ -62,14 +66,16 @@ class FederationStrategy(Strategy):
         self._architecture_of = architecture_of
         self._cohorts = random.Random(config.seed)
         self._patience = Patience(config.give_up_after)
+        registry = Registry(config.max_params, config.max_samples, bindings)
         # Simulated clients are the researcher's own: they may be quoted, and nobody's count has to be doubted.
-        self._log = RoundLog(not nodes_may_come, config.max_client_weight if nodes_may_come else 1.0)
+        max_weight = config.max_client_weight if nodes_may_come else 1.0
+        self._log = RoundLog(registry.label, quotes_clients=not nodes_may_come, max_client_weight=max_weight)
         lineage = Lineage.begin(config.run_name, start)
         self.mailroom = Mailroom(config, self._log, lineage)
-        self.membership = Membership(config, method, self._log, self._track, nodes_may_come)
-        self.evaluations = Evaluations(config, tracker)
+        self.membership = Membership(config, method, registry, self._log, self._track, nodes_may_come)
+        self.evaluations = Evaluations(config, tracker, registry.label)
         self.snapshots = Snapshots(
-            config, tracker, method, self.membership.registry, self.evaluations, {"cohort": self._cohorts}, lineage
+            config, tracker, method, registry, self.evaluations, {"cohort": self._cohorts}, lineage
         )
         self._player = Player(config, method, self.mailroom, self.evaluations, self._log)
         for name in method.saved:
@@ -173,7 +179,7 @@ class FederationStrategy(Strategy):
 
     def _track(self, client: Client) -> None:
         self._tracker.add_client(
-            client.key,
+            client.label,
             client.num_params,
             self.method.num_chunks(client),
             self._architecture_of(client),

@@ -8,7 +8,7 @@ from mh_pfedhn.commands import Subparsers
 
 
 def add(commands: Subparsers) -> None:
-    """Declare `site check`, `site run` and `site export`."""
+    """Declare `site check`, `site run`, `site export`, and for servers `site forget`."""
     site = commands.add_parser("site", help="what a site does").add_subparsers(required=True, metavar="COMMAND")
     site_file = argparse.ArgumentParser(add_help=False)
     site_file.add_argument("site", type=Path, metavar="SITE.yaml", help="the site's model and data")
@@ -36,6 +36,11 @@ def add(commands: Subparsers) -> None:
     export.add_argument("--output", type=Path, required=True, metavar="FILE", help="must not exist yet")
     export.set_defaults(handle=_export)
 
+    forget = site.add_parser("forget", help="on the server: unbind a client key, which another site may then claim")
+    forget.add_argument("key", metavar="KEY", help="the key, its beginning, or the name of its site")
+    forget.add_argument("--state", type=Path, required=True, metavar="FOLDER", help="that of `mh-pfedhn server`")
+    forget.set_defaults(handle=_forget)
+
 
 def _check(options: argparse.Namespace) -> int:
     from client_app.site.tools import check
@@ -58,4 +63,12 @@ def _export(options: argparse.Namespace) -> int:
     output = options.output.expanduser()
     export(options.site.expanduser(), options.run, output)
     print(output)
+    return 0
+
+
+def _forget(options: argparse.Namespace) -> int:
+    from server_app.rounds.bindings import Bindings
+
+    forgotten = Bindings(options.state.expanduser()).forget(options.key)
+    print(f"Unbound {', '.join(forgotten)}: whoever claims that key next keeps it.")
     return 0

@@ -109,12 +109,13 @@ class Method(ABC):
         """What a client may be asked for at registration beyond K; it lands in `Client.facts`."""
         return {}
 
-    def admit(self, clients: Sequence[Client]) -> None:
-        """Make room for clients that have just registered: all of the start at once, later ones one by one.
+    def admit(self, clients: Sequence[Client]) -> Mapping[str, str]:
+        """Make room for clients that have registered since the last call, at the start of a run for all together.
 
-        Raises UserError when there is no room.
+        Returns for whom there is no room, by client key, each with a sentence that says why: the run goes on without
+        them, so that none of them can end it for the others.
         """
-        return
+        return {}
 
     @abstractmethod
     def round(self, cohort: Sequence[Client]) -> Exchanges:

@@ -31,10 +31,11 @@ class FedAvg(Method):
         super().__init__(config)
         self.averages: dict[int, Tensor] = {}  # K -> w [K] float32
 
-    def admit(self, clients: Sequence[Client]) -> None:
+    def admit(self, clients: Sequence[Client]) -> Mapping[str, str]:
         """Start the vector of a new K at zero, which is the seeded initialisation itself."""
         for client in clients:
             self.averages.setdefault(client.num_params, torch.zeros(client.num_params))
+        return {}
 
     def round(self, cohort: Sequence[Client]) -> Exchanges:
         """w = sum_i (m_i / M) w_i over the clients of each K, as w - sum_i (m_i / M) (w - w_i)."""

@@ -33,7 +33,7 @@ class HyperNetworkSettings(Anchored, Bounded):
 
     chunk_size: int | str = option(
         AUTO,
-        "N: values that the hypernetwork generates a chunk; auto: at most 3072, the smallest client has 64 chunks",
+        "N: values generated a chunk; auto: at most 3072, all clients but perhaps the smallest have 64 chunks",
         minimum=1,
         words=(AUTO,),
         fixed="always",
@@ -158,26 +158,56 @@ class MHpFedHN(Method):
         """A label that clients of one architecture have in common, where heads are shared by it (appendix C.5)."""
         return {"group": Label()} if self.settings.heads == "by-architecture" else {}
 
-    def admit(self, clients: Sequence[Client]) -> None:
+    def admit(self, clients: Sequence[Client]) -> Mapping[str, str]:
         """Add the clients' embeddings, and the heads of those who are the first to need them."""
-        self.add_members({client.key: Member(client.num_params, client.facts.get("group", "")) for client in clients})
+        self.prepare(clients)
+        return self.add_members(members_of(clients))
 
-    def add_members(self, members: Mapping[str, Member]) -> None:
-        """Add embeddings and heads once it is known that they fit. Raises UserError when they do not."""
+    def prepare(self, clients: Sequence[Client]) -> None:
+        """Make the network when the first clients have come, since N may depend on their K."""
         if not hasattr(self, "hn"):
-            self._make_network(choose_chunk_size(member.num_params for member in members.values()))
-        for key, member in members.items():
-            if key in self.hn.members and self.hn.num_params(key) != member.num_params:
-                raise UserError(
-                    f"Client {key!r} has {member.num_params:,} parameters (K), but {self.hn.num_params(key):,} in the "
-                    "checkpoint: a client whose model changed needs a new key."
+            self._make_network(choose_chunk_size(client.num_params for client in clients))
+
+    def without_room(self, members: Mapping[str, Member]) -> dict[str, str]:
+        """Who of these cannot be added, each with a sentence that says why.
+
+        Each is judged by the room that is left by those who are known, and by those among these who need less: one
+        that asks for too much takes nothing from the others.
+        """
+        refused = {
+            key: f"It has {member.num_params:,} parameters (K), but {self.hn.num_params(key):,} in the checkpoint: a "
+            "client whose model changed needs a new key."
+            for key, member in members.items()
+            if key in self.hn.members and self.hn.num_params(key) != member.num_params
+        }
+        candidates = {key: member for key, member in members.items() if key not in refused}
+        free = free_memory(self._device)
+        if self._memory_for(candidates) <= free:
+            return refused
+        fitting: dict[str, Member] = {}
+        for key, member in sorted(candidates.items(), key=lambda each: each[1].num_params):
+            if self._memory_for(fitting | {key: member}) <= free:
+                fitting[key] = member
+            else:
+                refused[key] = (
+                    f"The hypernetwork does not fit with it: {self._in_words(fitting | {key: member}, free)}. Lower "
+                    f"hidden-dim (now {self.hn.hidden_dim}: the heads grow with it), let fewer sizes of models take "
+                    "part, or use a machine with more memory."
                 )
-        self._check_room(members)
-        for key, member in members.items():
+        return refused
+
+    def add_members(self, members: Mapping[str, Member]) -> dict[str, str]:
+        """Add embeddings and heads of those for whom there is room; the others are returned, as by `without_room`."""
+        refused = self.without_room(members)
+        added = {key: member for key, member in members.items() if key not in refused}
+        if self.hn.count_new_values(added):
+            logger.info("Hypernetwork: %s.", self._in_words(added, free_memory(self._device)))
+        for key, member in added.items():
             self.hn.register(key, member.num_params, member.group)
             if self._frozen and key not in self._frozen:
                 # The frozen network has only learned what to do with embeddings like those that it knows.
                 self.hn.start_at_mean(key, sorted(self._frozen))
+        return refused
 
     def trains(self, client: Client) -> bool:
         """Clients of a frozen checkpoint are only tested: nothing that they have learns any more."""
@@ -247,23 +277,23 @@ class MHpFedHN(Method):
             self.hn, settings.hn_lr, settings.schedule, settings.reduction, embedding_lr=embedding_lr
         )
 
-    def _check_room(self, members: Mapping[str, Member]) -> None:
+    def _memory_for(self, members: Mapping[str, Member]) -> float:
+        """Bytes that a round takes at its peak with these beside those who are known; 0 where they bring nothing."""
         values = self.hn.count_new_values(members)
-        if not values:
-            return
         generated = sum(member.num_params for member in (self.hn.members | dict(members)).values())
-        needed = _BYTES_A_VALUE * values + _BYTES_A_GENERATED_VALUE * generated
-        free = free_memory(self._device)
-        memory = (
-            f"{values:,} values more for {len(members)} clients, chunks of {self.hn.chunk_size}; with gradients and "
-            f"Adam's moments {needed / _GIB:.2f} GiB of {free / _GIB:.2f} GiB that are free on {self._device.type}"
+        return _BYTES_A_VALUE * values + _BYTES_A_GENERATED_VALUE * generated if values else 0.0
+
+    def _in_words(self, members: Mapping[str, Member], free: int) -> str:
+        return (
+            f"{self.hn.count_new_values(members):,} values more for {len(members)} clients, chunks of "
+            f"{self.hn.chunk_size}; with gradients and Adam's moments {self._memory_for(members) / _GIB:.2f} GiB of "
+            f"{free / _GIB:.2f} GiB that are free on {self._device.type}"
         )
-        if needed > free:
-            raise UserError(
-                f"The hypernetwork does not fit: {memory}. Lower hidden-dim (now {self.hn.hidden_dim}: the heads grow "
-                "with it), let fewer sizes of models take part, or use a machine with more memory."
-            )
-        logger.info("Hypernetwork: %s.", memory)
+
+
+def members_of(clients: Sequence[Client]) -> dict[str, Member]:
+    """What the hypernetwork has to know of these clients, by client key."""
+    return {client.key: Member(client.num_params, client.facts.get("group", "")) for client in clients}
 
 
 def delta_of(client: Client) -> Schema:

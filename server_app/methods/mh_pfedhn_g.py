@@ -19,7 +19,7 @@ from server_app.checkpoint import Checkpoint
 from server_app.client import Client
 from server_app.hypernetwork import Member
 from server_app.methods.base import Exchange, Exchanges, Replies, logger
-from server_app.methods.mh_pfedhn import MHpFedHN
+from server_app.methods.mh_pfedhn import MHpFedHN, members_of
 from server_app.optim import mean_delta
 
 GLOBAL_KEY = "(global model)"  # no client can have this key: it holds characters that a client key may not
@@ -50,8 +50,10 @@ class MHpFedHNG(MHpFedHN):
         return replies
 
     def with_global_model(self, clients: Sequence[Client]) -> list[Client]:
-        """Those who have room for the global model (appendix C.10)."""
-        return [client for client in clients if client.facts.get(K_G)]
+        """Those who have room for the global model (appendix C.10), and mean the same one."""
+        if not self._has_global_model():
+            return []
+        return [client for client in clients if client.facts.get(K_G) == self.hn.num_params(GLOBAL_KEY)]
 
     def w_g(self, clients: Sequence[Client]) -> Mapping[str, Arrays]:
         """The global model's weights [K_g] from the current phi (Equation 5), the same for each of these clients."""
@@ -65,24 +67,27 @@ class MHpFedHNG(MHpFedHN):
         """K_g, from clients that deploy the global model: the server knows neither image size nor number of classes."""
         return {**super().facts, K_G: Whole(1, self.config.max_params)}
 
-    def admit(self, clients: Sequence[Client]) -> None:
-        """Add the clients, and the global model with the first of them that deploy it."""
-        sizes = Counter(client.facts[K_G] for client in self.with_global_model(clients))
-        members = {client.key: Member(client.num_params, client.facts.get("group", "")) for client in clients}
-        if sizes and not self._has_global_model():
-            # Where they disagree, the majority's size counts.
-            members[GLOBAL_KEY] = Member(min(sizes, key=lambda size: (-sizes[size], size)))
-        self.add_members(members)
-        for client in self.with_global_model(clients):
-            own, common = client.facts[K_G], self.hn.num_params(GLOBAL_KEY)
-            if own != common:
-                logger.warning(
-                    "Client %s has no part in the global model: it has %d parameters there, elsewhere %d.",
-                    client.key,
-                    own,
-                    common,
-                )
-                del client.facts[K_G]
+    def admit(self, clients: Sequence[Client]) -> Mapping[str, str]:
+        """Add the clients, and the global model with the first of them that deploy it.
+
+        Where they disagree about K_g, the size that most of them declare counts, of those that there is room for.
+        """
+        self.prepare(clients)
+        members = members_of(clients)
+        sizes = Counter(client.facts[K_G] for client in clients if K_G in client.facts)
+        if not self._has_global_model():
+            for size in sorted(sizes, key=lambda size: (-sizes[size], size)):
+                with_global = members | {GLOBAL_KEY: Member(size)}
+                if GLOBAL_KEY not in self.without_room(with_global):
+                    members = with_global
+                    break
+        refused = self.add_members(members)
+        refused.pop(GLOBAL_KEY, None)
+        taking_part = {client.key for client in self.with_global_model(clients)}
+        for client in clients:
+            if K_G in client.facts and client.key not in taking_part | refused.keys():
+                logger.warning("Client %s has no part in the global model: %s.", client.label, self._why_not(client))
+        return refused
 
     def adapt(self, start: Checkpoint) -> None:
         """Freeze a checkpoint that has a global model."""
@@ -92,6 +97,12 @@ class MHpFedHNG(MHpFedHN):
                 f"{start.path} has no global model: it is of a run with method {start.config.get('method')!r}; adapt "
                 "it with that method."
             )
+
+    def _why_not(self, client: Client) -> str:
+        own = client.facts[K_G]
+        if not self._has_global_model():
+            return f"its {own} parameters do not fit into memory"
+        return f"it has {own} parameters there, elsewhere {self.hn.num_params(GLOBAL_KEY)}"
 
     def _has_global_model(self) -> bool:
         return hasattr(self, "hn") and GLOBAL_KEY in self.hn.members

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from common.evaluation import Evaluation
+
+T = TypeVar("T")
 
 PHASES = ("generate", "exchange", "update")
 
@@ -44,6 +46,21 @@ class RoundRecord:
     max_client_weight: float = 1.0
     # The share of the samples that each client claims whose weight was cut to this, the largest of several means.
     capped: dict[str, float] = field(default_factory=dict)
+
+    def labelled(self, label: Callable[[str], str]) -> RoundRecord:
+        """The same with what is shown for each client in the place of its key; failures name it so from the start."""
+
+        def renamed(by_client: Mapping[str, T]) -> dict[str, T]:
+            return {label(key): value for key, value in by_client.items()}
+
+        return replace(
+            self,
+            evaluations=renamed(self.evaluations),
+            train_losses=renamed(self.train_losses),
+            extra_losses={name: renamed(losses) for name, losses in self.extra_losses.items()},
+            privacy=renamed(self.privacy),
+            capped=renamed(self.capped),
+        )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RoundRecord:

@@ -5,6 +5,7 @@ clients test them on arrival and evaluation costs no exchange of its own; the la
 weights are handed over. So a round's record waits for its tests until the next one has sent its weights.
 """
 
+from collections.abc import Callable
 from logging import INFO
 from typing import TypeVar
 
@@ -21,13 +22,17 @@ T = TypeVar("T")
 
 
 class Evaluations:
-    """Holds the record that waits for its tests, collects them, and publishes it."""
+    """Holds the record that waits for its tests, collects them, and publishes it.
 
-    def __init__(self, config: Config, tracker: RunTracker) -> None:
+    `label` makes of a client's key what results show.
+    """
+
+    def __init__(self, config: Config, tracker: RunTracker, label: Callable[[str], str] = str) -> None:
         self.waiting: RoundRecord | None = None  # the last complete round, whose weights are not tested yet
         self._every = config.evaluate_every
         self._num_rounds = config.num_rounds
         self._tracker = tracker
+        self._label = label
         self._results: dict[str, Evaluation] = {}
 
     def begin(self, num_rounds: int) -> bool:
@@ -55,8 +60,9 @@ class Evaluations:
         record.privacy = _sorted(record.privacy)
         record.capped = _sorted(record.capped)
         record.failures.sort(key=lambda failure: natural_order(failure.client))
-        self._tracker.log_round(record)
-        log(INFO, "%s", self._tracker.progress_line(record))
+        shown = record.labelled(self._label)
+        self._tracker.log_round(shown)
+        log(INFO, "%s", self._tracker.progress_line(shown))
         tested = [test for key, test in record.evaluations.items() if key in trained]
         if not tested:
             return None

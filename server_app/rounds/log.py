@@ -1,7 +1,7 @@
 """What happens in the round under way: its record, which all parts add to."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from logging import INFO, WARNING
 
@@ -14,18 +14,30 @@ from server_app.weights import capped_weights
 
 _NAMED = 10  # of the clients that are waited for
 
+# Why a client may not be the one that the server takes it for any more: its key, model or data were changed.
+_DOUBTFUL = ("another-client", "changed-size", "wrong-length", "wrong-count")
+
 
 class RoundLog:
     """Holds the record of the round under way.
 
-    `quotes_clients` says whether what clients say in words of their own may stand in it: those of a simulation, which
-    are the researcher's, and no others. `max_client_weight` is the largest share that one client has of the weights of
-    a mean over clients.
+    Parameters
+    ----------
+    label: makes of a client's key what is shown.
+    quotes_clients: whether what clients say in words of their own may stand in it: those of a simulation, which are the
+        researcher's, and no others.
+    max_client_weight: the largest share that one client has of the weights of a mean over clients.
+
+    `doubtful` are the keys of clients that have to say again who they are.
     """
 
-    def __init__(self, quotes_clients: bool = False, max_client_weight: float = 1.0) -> None:
+    def __init__(
+        self, label: Callable[[str], str] = str, quotes_clients: bool = False, max_client_weight: float = 1.0
+    ) -> None:
         self.record = RoundRecord(0)
+        self.doubtful: set[str] = set()
         self.quotes_clients = quotes_clients
+        self._label = label
         self._max_client_weight = max_client_weight
         self._known_as_capped: set[str] = set()  # clients of which it was said that their weight is cut
 
@@ -35,10 +47,15 @@ class RoundLog:
         self.record = RoundRecord(server_round, seconds=seconds, max_client_weight=self._max_client_weight)
 
     def fail(self, client: str, reason: str, detail: str) -> None:
-        """Note that a client lost its round: `reason` is counted, `detail` a sentence, which may quote the client."""
-        detail = printable(detail)
-        log(WARNING, "Round %d: client %s: %s: %s", self.record.round, client, reason, detail)
-        self.record.failures.append(Failure(client, reason, detail))
+        """Note that a client, given by its key, lost its round.
+
+        `reason` is counted, `detail` is a sentence, which may quote the client.
+        """
+        label, detail = self._label(client), printable(detail)
+        log(WARNING, "Round %d: client %s: %s: %s", self.record.round, label, reason, detail)
+        self.record.failures.append(Failure(label, reason, detail))
+        if reason in _DOUBTFUL:
+            self.doubtful.add(client)
 
     def weigh(self, counts: Mapping[str, int]) -> dict[str, int | float]:
         """Weights of clients with so many samples in a mean over them; note whose are cut, and say it once a run."""
@@ -48,7 +65,7 @@ class RoundLog:
             self.record.capped[key] = max(share, self.record.capped.get(key, 0.0))
             if key not in self._known_as_capped:
                 self._known_as_capped.add(key)
-                said = self.record.round, key, 100 * share, 100 * weights[key] / sum(weights.values())
+                said = self.record.round, self._label(key), 100 * share, 100 * weights[key] / sum(weights.values())
                 log(
                     WARNING,
                     "Round %d: client %s claims %.1f %% of the samples, counts %.1f %% (max-client-weight).",
@@ -66,7 +83,7 @@ class RoundLog:
             self.record.round,
             answered,
             answered + len(missing),
-            ", ".join(named),
+            ", ".join(map(self._label, named)),
             more,
         )
 

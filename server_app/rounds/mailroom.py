@@ -6,7 +6,7 @@ that still works on an earlier request is sent nothing more until it has answere
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from flwr.app import Message, RecordDict
@@ -100,33 +100,36 @@ class Mailroom:
         self, clients: Sequence[Client], exchange: Exchange, occasion: Occasion, outgoing: dict[str, Arrays]
     ) -> Iterator[tuple[str, Message]]:
         """The messages, one at a time: a whole cohort's would be as large as all its models."""
-        instructions = Instructions(
+        for client in clients:
+            if client.key not in outgoing:
+                raise UserError(
+                    f"Method {self._config.method!r} sends nothing to client {client.label} in exchange "
+                    f"{exchange.name!r}: `send` must return arrays for every client that it is called with."
+                )
+            arrays = outgoing.pop(client.key)
+            instructions = self._instructions(client, exchange, occasion)
+            content = protocol.encode_request(instructions, self._client_settings, arrays)
+            self._log.record.bytes_down += payload_bytes(content)
+            ttl, group = self.deadline + TTL_MARGIN, str(occasion.server_round)
+            yield client.key, Message(content, client.node_id, occasion.message_type, ttl=ttl, group_id=group)
+
+    def _instructions(self, client: Client, exchange: Exchange, occasion: Occasion) -> Instructions:
+        return Instructions(
             method=self._config.halves.client_name,
             exchange=exchange.name,
+            client_key=client.key,
             run_name=self._config.run_name,
             server_round=occasion.server_round,
             seed=self._config.seed,
             deploys=exchange.deploys,
             test=exchange.deploys and occasion.test,
             final=exchange.deploys and occasion.final,
+            compress=tuple(name for name, array in exchange.expected(client).items() if array.codec),
             line=self._lineage.line,
             lineage=self._lineage.earlier,
             returns_to=self.returns_to,
+            seen=Point.parse(client.seen) if client.seen else None,
         )
-        for client in clients:
-            shortened = tuple(name for name, array in exchange.expected(client).items() if array.codec)
-            if client.key not in outgoing:
-                raise UserError(
-                    f"Method {self._config.method!r} sends nothing to client {client.key!r} in exchange "
-                    f"{exchange.name!r}: `send` must return arrays for every client that it is called with."
-                )
-            arrays = outgoing.pop(client.key)
-            seen = Point.parse(client.seen) if client.seen else None
-            told = replace(instructions, compress=shortened, seen=seen)
-            content = protocol.encode_request(told, self._client_settings, arrays)
-            self._log.record.bytes_down += payload_bytes(content)
-            ttl, group = self.deadline + TTL_MARGIN, str(occasion.server_round)
-            yield client.key, Message(content, client.node_id, occasion.message_type, ttl=ttl, group_id=group)
 
     def _opened(
         self, content: RecordDict, exchange: Exchange, client: Client, occasion: Occasion

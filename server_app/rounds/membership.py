@@ -1,8 +1,11 @@
-"""Who is here: registration, who joins and leaves, and who can take part in a round."""
+"""Who is here: registration, who joins and leaves, and who can take part in a round.
 
-import itertools
+Registration runs beside the rounds: nodes that come are asked who they are, and whenever a round begins those who have
+answered by then are taken in. Only the first registration of a run is waited for.
+"""
+
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Set
 from logging import INFO, WARNING
 
 from flwr.app import Message
@@ -12,21 +15,24 @@ from flwr.serverapp import Grid
 from common import protocol
 from common.config import Config
 from common.errors import ProtocolError, UserError
+from common.protocol import Registration
 from common.refusal import PASSING
 from server_app.client import Client, natural_order
 from server_app.methods.base import Method
 from server_app.rounds.log import RoundLog
 from server_app.rounds.mailroom import TTL_MARGIN
-from server_app.rounds.registry import KEY_IN_USE, Registry
-from server_app.rounds.round_trip import OpenRequests, RoundTrip, failure_of
+from server_app.rounds.registry import Registry
+from server_app.rounds.round_trip import OpenRequests, failure_of
 
 _START_PATIENCE = 300.0  # seconds
 _LOOK_EVERY = 0.5  # seconds between looks for nodes
 _PAUSE = 1.0  # seconds between looks for clients
-_REST = 10.0  # seconds after which a node is asked again whose registration failed for one of these reasons
+_REST = 30.0  # seconds after which a node is asked again whose registration failed
+_SHORT_REST = 10.0  # the same, where the reason may soon be gone
 _PASSING = (
     *("client-raised", "client-crashed", "client-not-loadable", "node-unavailable", "message-unavailable"),
     *PASSING,
+    "key-in-use",
 )
 
 
@@ -37,6 +43,7 @@ class Membership:
     ----------
     config: of the run.
     method: admits who has registered, or says that there is no room.
+    registry: of the clients.
     log: of the round under way.
     joined: is called with every client once it is admitted.
     nodes_may_come: False for a simulation, which has all of its nodes from the start.
@@ -46,21 +53,22 @@ class Membership:
         self,
         config: Config,
         method: Method,
+        registry: Registry,
         log: RoundLog,
         joined: Callable[[Client], None],
         nodes_may_come: bool,
     ) -> None:
-        self.registry = Registry(config.max_params, config.max_samples)
+        self.registry = registry
         self.deadline = config.deadline
         self._config = config
         self._method = method
         self._log = log
         self._joined = joined
         self._nodes_may_come = nodes_may_come
-        self._has_asked = False
-        self._refused: set[int] = set()  # nodes whose registration failed
-        self._asked_again_at: dict[int, float] = {}  # nodes whose registration failed for a reason that may pass
-        self._late = OpenRequests()  # registrations that have not come yet
+        self._has_waited = False
+        self._asked = OpenRequests()  # greetings without an answer, by node
+        self._rests_until: dict[int, float] = {}  # nodes whose registration failed
+        self._told: dict[int, str] = {}  # and the reason that was told last
         self._present: set[str] = set()  # clients that were connected when last looked
 
     def gather(self, grid: Grid) -> list[Client]:
@@ -94,73 +102,105 @@ class Membership:
         return [client for client in self.registry.clients if client.node_id in live]
 
     def register_new_nodes(self, grid: Grid) -> None:
-        """Ask the nodes that have come for their registration, and admit who answers."""
+        """Ask who has come who it is, and admit who has answered; waits for the answers the first time only."""
         live = set(grid.get_node_ids())
-        self._refused &= live  # a node that went away may try again
-        resting = {node for node, until in self._asked_again_at.items() if time.monotonic() < until}
-        self._late.forget_nodes_but(live)
-        asked = self.registry.nodes() | self._refused | resting | self._late.nodes()
-        late = self._late.look(grid)
-        new = sorted(live - asked)
-        if not new and not late:
-            return
         known = {client.key for client in self.registry.clients}
+        self._forget_nodes_but(live)
+        self._take(self._late_answers(grid), live)
+        new = sorted(live - self._not_to_be_asked())
+        is_first = bool(new) and not self._has_waited
         # The first exchange of a simulation waits for its workers to start, whatever the deadline of a round.
-        patience = self.deadline if self._has_asked else max(self.deadline, _START_PATIENCE)
-        self._has_asked = True
+        is_starting = is_first and not self._nodes_may_come
+        patience = max(self.deadline, _START_PATIENCE) if is_starting else self.deadline
+        self._greet(grid, new, patience)
+        self._take(self._asked.wait(grid, patience if is_first else 0.0), live)
+        if is_first:
+            self._has_waited = True
+            for node in sorted(self._asked.nodes()):
+                self._fail(node, "late", f"it did not say who it is within {patience:g} s; the run begins without it")
+        self._admit_all_but(known)
+
+    def _forget_nodes_but(self, live: Set[int]) -> None:
+        """A node that went away may try again at once."""
+        self._asked.forget_nodes_but(live)
+        for by_node in (self._rests_until, self._told):
+            for node in by_node.keys() - live:
+                del by_node[node]  # type: ignore[attr-defined]
+
+    def _late_answers(self, grid: Grid) -> dict[str, Message]:
+        """Answers to greetings of earlier looks; those that will never come are noted."""
+        asked = self._asked.nodes()
+        answers = self._asked.look(grid)
+        for node in sorted(asked - self._asked.nodes() - set(map(int, answers))):
+            self._fail(node, "late", "it has not said who it is; it is asked again")
+        return answers
+
+    def _not_to_be_asked(self) -> set[int]:
+        """Nodes that have said who they are, unless that is in doubt; that have yet to answer; that are to rest."""
+        clients = self.registry.clients
+        doubtful = {client.node_id for client in clients if client.key in self._log.doubtful}
+        self._log.doubtful.clear()
+        resting = {node for node, until in self._rests_until.items() if time.monotonic() < until}
+        return (self.registry.nodes() - doubtful) | resting | self._asked.nodes()
+
+    def _greet(self, grid: Grid, nodes: list[int], patience: float) -> None:
         halves = self._config.halves
         settings = self._config.settings(halves.client.Settings)
         greeting = protocol.encode_greeting(halves.client_name, self._config.seed, settings, self._method.facts)
-        requests = (
-            (f"node {node}", Message(greeting, node, protocol.REGISTER, ttl=patience + TTL_MARGIN)) for node in new
-        )
-        trip = RoundTrip(grid, requests, len(new), patience, 1.0, self._log.fail, self._log.quotes_clients)
-        taken = set()  # nodes that asked for a key which another still holds; it may be gone in the next round
-        for name, message in itertools.chain(late, trip.replies()):
-            # Only of late ones: the trip sorts out its own.
-            if failure := failure_of(message, int(name.removeprefix("node ")), self._log.quotes_clients):
-                self._log.fail(name, *failure)
-                continue
+        for node in nodes:
+            message = Message(greeting, node, protocol.REGISTER, ttl=patience + TTL_MARGIN)
+            if not self._asked.send(grid, str(node), message):
+                self._fail(node, "not-sent", "Flower refused the message: the node is gone")
+
+    def _take(self, answers: Mapping[str, Message], live: Set[int]) -> None:
+        """Register who has answered, or note why not; by node, so that nothing depends on who answered first."""
+        for node in sorted(map(int, answers)):
             try:
-                registration = protocol.decode_registration(message.content, self._method.facts)
-                self.registry.admit(registration, message.metadata.src_node_id, live)
+                self.registry.admit(self._registration(node, answers[str(node)]), node, live)
             except ProtocolError as error:
-                trip.reject(name, error.reason, error.detail)
-                if error.reason == KEY_IN_USE:
-                    taken.add(message.metadata.src_node_id)
-        self._late.add(trip)
-        answered = {int(name.removeprefix("node ")) for name, _ in late} | set(new)
-        answered -= self._late.nodes()
-        reasons = {failure.client: failure.reason for failure in self._log.record.failures}
-        passing = {node for node in answered if reasons.get(f"node {node}") in _PASSING}
-        self._asked_again_at |= dict.fromkeys(passing, time.monotonic() + _REST)
-        self._refused |= answered - self.registry.nodes() - taken - passing
-        self._admit_all_but(known)
+                self._fail(node, error.reason, error.detail)
+            else:
+                self._rests_until.pop(node, None)
+                self._told.pop(node, None)
+
+    def _registration(self, node: int, message: Message) -> Registration:
+        """What a node answered. Raises ProtocolError."""
+        if failure := failure_of(message, node, self._log.quotes_clients):
+            raise ProtocolError(*failure)
+        return protocol.decode_registration(message.content, self._method.facts)
+
+    def _fail(self, node: int, reason: str, detail: str, name: str = "") -> None:
+        """Let a node rest before it is asked again; said once, not every time that it fails for the same reason."""
+        self._rests_until[node] = time.monotonic() + (_SHORT_REST if reason in _PASSING else _REST)
+        if self._told.get(node) != reason:
+            self._told[node] = reason
+            self._log.fail(name or self.registry.node_name(node), reason, detail)
 
     def _admit_all_but(self, known: set[str]) -> None:
-        """Admit the registered clients that have joined since these keys were all."""
-        # In order of their keys, so that the outcome does not depend on who answered first.
+        """Have the method admit the registered clients that have joined since these keys were all."""
         joining = [client for client in self.registry.clients if client.key not in known]
-        batches: list[Sequence[Client]] = [[client] for client in joining] if known else [joining] if joining else []
-        for batch in batches:
-            try:
-                self._method.admit(batch)
-            except UserError as error:
-                if not known:
-                    raise
+        if not joining:
+            return
+        refused = self._method.admit(joining)
+        if not isinstance(refused, Mapping):
+            raise UserError(
+                f"Method {self._config.method!r}: admit returned a {type(refused).__name__}, but must return a mapping "
+                "from client key to the sentence why there is no room; {} admits all."
+            )
+        for client in joining:
+            if client.key in refused:
                 # A run goes on without one for whom there is no room.
-                self._refused.add(batch[0].node_id)
-                self.registry.remove(batch[0].key)
-                self._log.fail(batch[0].key, "no-room", str(error))
-                continue
-            for client in batch:
+                self.registry.remove(client.key)
+                self._fail(client.node_id, "no-room", refused[client.key], client.label)
+            else:
                 self._joined(client)
         joined = len(self.registry.clients) - len(known)
         log(INFO, "%d clients joined, %d in all.", joined, len(self.registry.clients))
 
     def _say_who_left(self, present: set[str]) -> None:
         for key in sorted(self._present - present, key=natural_order):
-            log(WARNING, "Client %s is no longer connected; the rounds go on without it until it is back.", key)
+            label = self.registry.label(key)
+            log(WARNING, "Client %s is no longer connected; the rounds go on without it until it is back.", label)
         self._present = present
 
 

@@ -64,7 +64,7 @@ class OpenRequest:
 
 
 class OpenRequests:
-    """The requests that outlived their exchange, by client.
+    """The requests that nobody waits for (any more), by client.
 
     A node works off its messages one after the other, the oldest first. One that is sent more while it still works on
     an old one would be late for ever.
@@ -77,20 +77,37 @@ class OpenRequests:
         """Take over what an exchange that is over was not answered."""
         self._open |= trip.unanswered
 
-    def look(self, grid: Grid) -> list[tuple[str, Message]]:
-        """Replies that have come since, each with its client. They and what has expired are forgotten."""
+    def send(self, grid: Grid, client: str, message: Message) -> bool:
+        """Send a request without waiting for its reply; whether Flower took it."""
+        expires = time.monotonic() + message.metadata.ttl
+        for identifier in filter(None, grid.push_messages([message])):
+            self._open[client] = OpenRequest(identifier, message.metadata.dst_node_id, expires)
+            return True
+        return False
+
+    def look(self, grid: Grid) -> dict[str, Message]:
+        """Replies that have come since, by client. They and what has expired are forgotten."""
         if not self._open:
-            return []
+            return {}
         clients = {request.identifier: client for client, request in self._open.items()}
-        found = [(message.metadata.reply_to_message_id, message) for message in grid.pull_messages(list(clients))]
-        late = [(clients[asked], message) for asked, message in found if asked in clients]
-        now, answered = time.monotonic(), {client for client, _ in late}
+        late: dict[str, Message] = {}
+        for message in grid.pull_messages(list(clients)):
+            if message.metadata.reply_to_message_id in clients:
+                late.setdefault(clients[message.metadata.reply_to_message_id], message)  # of several the first counts
+        now = time.monotonic()
         self._open = {
-            client: request
-            for client, request in self._open.items()
-            if client not in answered and now < request.expires
+            client: request for client, request in self._open.items() if client not in late and now < request.expires
         }
         return late
+
+    def wait(self, grid: Grid, patience: float) -> dict[str, Message]:
+        """As `look`, until every request has its reply or `patience` seconds have passed."""
+        began = time.monotonic()
+        replies = self.look(grid)
+        while self._open and (waited := time.monotonic() - began) < patience:
+            time.sleep(min(_pause(waited), patience - waited))
+            replies |= self.look(grid)
+        return replies
 
     def nodes(self) -> set[int]:
         """The nodes that were asked."""
@@ -203,8 +220,7 @@ class RoundTrip:
             if self._wait and now - told >= _SILENCE:
                 told = now
                 self._wait(len(self._asked) - len(waiting), list(waiting.values()))
-            pause = min(max(_FIRST_PAUSE, _PAUSE_SHARE * (now - began)), _LONGEST_PAUSE)
-            time.sleep(min(pause, ends - now))
+            time.sleep(min(_pause(now - began), ends - now))
         for identifier, client in waiting.items():
             self.unanswered[client] = OpenRequest(identifier, self._nodes[client], expires[client])
             self.reject(client, "late", "no reply came before the exchange ended")
@@ -213,6 +229,11 @@ class RoundTrip:
         if asked in self._asked:
             return "duplicate", "the client answered the same message again; the first answer counts"
         return "unasked", "a reply to a message of another exchange"
+
+
+def _pause(waited: float) -> float:
+    """Seconds until the next look for replies, after so many of waiting."""
+    return min(max(_FIRST_PAUSE, _PAUSE_SHARE * waited), _LONGEST_PAUSE)
 
 
 def failure_of(message: Message, node: int, quotes_clients: bool) -> tuple[str, str] | None:

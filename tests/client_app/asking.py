@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
-from flwr.app import Context, RecordDict
+from flwr.app import ConfigRecord, Context, RecordDict
 from torch import Tensor
 
 from client_app.site import Site, simulated
@@ -25,10 +25,9 @@ NUM_CLIENTS = 4
 SHAPE, CLASSES = (3, 8, 8), 4  # of the images that `run_config` names
 
 GD = "mh-pfedhn-gd"
-TOLD = {
-    **{"method": "mh-pfedhn", "exchange": "personal", "run_name": "run", "server_round": 1, "seed": 0},
-    "line": "first",
-}
+WHOEVER = "whoever"  # a client key in requests that `answered` hands to a trainer as meant for its client
+TOLD = {"method": "mh-pfedhn", "exchange": "personal", "client_key": WHOEVER, "run_name": "run"}
+TOLD |= {"server_round": 1, "seed": 0, "line": "first"}
 TRAINING = LocalTraining(local_epochs=1, batch_size=8, client_lr=0.02)  # what the requests below ask for
 # Of all methods; what a method does not have is left out.
 SETTINGS = vars(TRAINING) | {"temperature": 3.0, "distillation_coefficient": 0.5}
@@ -97,7 +96,16 @@ def message_type_of(content: RecordDict) -> str:
 
 def handled(trainer: Trainer, content: RecordDict) -> RecordDict:
     """The reply to a request."""
-    return trainer.answer(message_type_of(content), content)
+    return answered(trainer, message_type_of(content), content)
+
+
+def answered(trainer: Trainer, message_type: str, content: RecordDict) -> RecordDict:
+    """The reply to a message, which is for the trainer's own client unless it names another."""
+    told = content.config_records.get("instructions", {})
+    if told.get("client-key") == WHOEVER:
+        key = trainer._site_of(told["seed"]).key
+        content = RecordDict({**content, "instructions": ConfigRecord({**told, "client-key": key})})
+    return trainer.answer(message_type, content)
 
 
 def opened(content: RecordDict, reply: RecordDict, size: int | None) -> tuple[Result, Tensor | None]:

@@ -14,6 +14,7 @@ from asking import (
     NUM_CLIENTS,
     SHAPE,
     TEST,
+    answered,
     ask,
     ask_globally,
     ask_to_evaluate,
@@ -167,7 +168,7 @@ def test_a_bad_request_is_refused_by_name_and_leaves_no_trace(run_config, kind):
     size = site(run_config).num_params
     for reason, content in bad_requests(size, kind):
         for message_type in (protocol.TRAIN, protocol.DEPLOY):
-            assert error_of(trainer(run_config).answer, message_type, content).reason == reason
+            assert error_of(answered, trainer(run_config), message_type, content).reason == reason
     assert not stored(run_config).exists()
     after = ask(run_config, theta=torch.zeros(size))
     new_process()
@@ -176,15 +177,23 @@ def test_a_bad_request_is_refused_by_name_and_leaves_no_trace(run_config, kind):
 
 def test_a_message_of_another_type_is_refused_with_the_known_ones(run_config):
     for message_type in ("train.personal", "train", "", "evaluate.deploy "):
-        error = error_of(trainer(run_config).answer, message_type, request(theta_for(site(run_config))))
+        error = error_of(answered, trainer(run_config), message_type, request(theta_for(site(run_config))))
         assert error.reason == "malformed"
         assert "one of ['query.register', 'train.exchange', 'evaluate.deploy']" in error.detail
+
+
+@pytest.mark.parametrize("kind", [{}, TEST, FINISH], ids=["to train", "to test", "at the end"])
+def test_an_exchange_for_another_client_is_refused_and_leaves_no_trace(run_config, kind):
+    content = request(theta_for(site(run_config)), client_key="1", **kind)
+    error = error_of(handled, trainer(run_config), content)
+    assert error.reason == "another-client"
+    assert not stored(run_config).exists()
 
 
 def test_an_unknown_method_is_answered_with_the_known_ones(run_config):
     for message_type, content in ((protocol.TRAIN, request(None)), (protocol.REGISTER, greeting())):
         content = changed(content, "instructions", method="fedprox")
-        error = error_of(trainer(run_config).answer, message_type, content)
+        error = error_of(answered, trainer(run_config), message_type, content)
         assert error.reason == "unknown-method"
         assert error.detail == f"method is 'fedprox', but this client knows {', '.join(built_in())}"
 
@@ -252,12 +261,12 @@ def test_nothing_of_a_method_but_its_exchanges_can_be_called_by_a_message(run_co
     own = own_trainer(run_config, tmp_path)
     for deploys in (False, True):
         content = request(None, method=own_method.NAME, exchange=name, deploys=deploys)
-        error = error_of(own.answer, protocol.TRAIN, content)
+        error = error_of(answered, own, protocol.TRAIN, content)
         assert error.reason == "malformed"
         exchanges = "deploy, careless, diverged, echo, means, prototypes, vectors"
         assert error.detail == f"method 'own_method:Own' has no exchange {name!r} here, only {exchanges}"
     content = changed(request(theta_for(site(run_config))), "instructions", exchange=name)
-    assert error_of(trainer(run_config).answer, protocol.TRAIN, content).reason == "malformed"
+    assert error_of(answered, trainer(run_config), protocol.TRAIN, content).reason == "malformed"
     assert not (tmp_path / "clients").exists()
 
 
@@ -281,7 +290,7 @@ def own_trainer(run_config, tmp_path, client=0, methods=(own_method.NAME,), priv
 def own_exchange(own, name, schema, theta=None, **changes):
     """Result and arrays of an exchange of the tests' own method."""
     content = request(theta, **({"method": own_method.NAME, "exchange": name} | changes))
-    reply = own.answer(protocol.TRAIN, content)
+    reply = answered(own, protocol.TRAIN, content)
     settings = protocol.decode_settings(content, own_method.OwnSettings)
     return protocol.decode_result(reply), decode_arrays(reply, schema, protocol.upload_form(settings))
 
@@ -296,10 +305,10 @@ def test_arrays_of_more_dimensions_and_of_whole_numbers_go_both_ways(run_config,
         assert torch.equal(arrays["labels"], torch.arange(rows) % own_method.CLASSES)
         assert arrays["labels"].dtype == torch.int64
         content = request(None, method=own_method.NAME, exchange="echo")
-        content["arrays"] = own.answer(
-            protocol.TRAIN, request(None, method=own_method.NAME, exchange="prototypes", rows=rows)
+        content["arrays"] = answered(
+            own, protocol.TRAIN, request(None, method=own_method.NAME, exchange="prototypes", rows=rows)
         )["arrays"]
-        reply = own.answer(protocol.TRAIN, content)
+        reply = answered(own, protocol.TRAIN, content)
         assert reply["arrays"] == content["arrays"]
         assert set(reply["metrics"]) == {"num-examples"}  # nothing was trained
 
@@ -317,12 +326,12 @@ def test_what_a_method_receives_is_checked_against_its_schema(run_config, tmp_pa
         ("malformed", {"prototypes": prototypes}),
     ):
         content = with_arrays({"method": own_method.NAME, "exchange": "echo"}, **arrays)
-        assert error_of(own.answer, protocol.TRAIN, content).reason == reason
+        assert error_of(answered, own, protocol.TRAIN, content).reason == reason
 
 
 def test_a_method_from_outside_deploys_is_tested_and_finishes_as_ours_do(run_config, tmp_path):
     own, theta = own_trainer(run_config, tmp_path), theta_for(site(run_config))
-    reply = own.answer(protocol.DEPLOY, request(theta, method=own_method.NAME, **FINISH))
+    reply = answered(own, protocol.DEPLOY, request(theta, method=own_method.NAME, **FINISH))
     assert protocol.decode_result(reply).evaluation == ask_to_finish(run_config, theta=theta)
     assert (tmp_path / "clients/run/personal-model.pt").exists()
 
@@ -348,7 +357,7 @@ def test_a_method_that_the_site_does_not_list_is_refused_and_nothing_of_it_is_im
     for name in ("foreign_half:Method", "foreign_half:", ":Method", "os:system", "client_app.methods.local:Local"):
         for message_type, content in asked:
             changed(content, "instructions", method=name)
-            error = error_of(own.answer, message_type, content)
+            error = error_of(answered, own, message_type, content)
             assert error.reason == "unknown-method"
             assert repr(name) in error.detail
             assert "does not list it under methods" in error.detail
@@ -370,7 +379,7 @@ def test_a_method_that_the_site_lists_is_imported_by_the_first_message(run_confi
     content = changed(request(None, method="local", **TEST), "instructions", method="foreign_half:Method")
     content["settings"] = ConfigRecord()
     try:
-        reply = own.answer(protocol.DEPLOY, content)
+        reply = answered(own, protocol.DEPLOY, content)
         assert "foreign_half" in sys.modules
     finally:
         sys.modules.pop("foreign_half", None)
@@ -592,7 +601,7 @@ def test_a_reply_of_which_one_array_diverged_leaves_the_residuals_of_all_as_they
     content = request(
         None, method=own_method.NAME, exchange="diverged", compress=("delta",), error_feedback=True, **TOPK
     )
-    own.answer(protocol.TRAIN, content)
+    answered(own, protocol.TRAIN, content)
     assert not list((tmp_path / "clients").rglob("*.pt"))
 
 
@@ -605,7 +614,7 @@ PRIVACY = Privacy(clipping_norm=1.0, noise_multiplier=0.7, is_secret=False)
 def test_whole_numbers_are_not_sent_by_a_site_that_noises_what_it_sends(run_config, tmp_path):
     own = own_trainer(run_config, tmp_path, privacy=PRIVACY)
     content = request(None, method=own_method.NAME, exchange="prototypes")
-    error = error_of(own.answer, protocol.TRAIN, content)
+    error = error_of(answered, own, protocol.TRAIN, content)
     assert error.reason == "not-private"
     assert error.detail.endswith("the whole numbers ['labels']")
     assert not (tmp_path / "clients").exists()  # and it costs nothing
@@ -641,11 +650,11 @@ def test_no_array_is_sent_that_would_cost_more_than_the_budget_whoever_named_it(
     limited = replace(PRIVACY, max_epsilon=1.001 * spent)  # enough for one array
     own = own_trainer(run_config, tmp_path, privacy=limited)
     three = request(theta, method=own_method.NAME, exchange="vectors")
-    assert error_of(own.answer, protocol.TRAIN, three).reason == "privacy-budget"
+    assert error_of(answered, own, protocol.TRAIN, three).reason == "privacy-budget"
     assert not list((tmp_path / "clients").rglob("*.json"))
     one = request(None, method=own_method.NAME, exchange="means")
-    assert "arrays" in own.answer(protocol.TRAIN, one)
-    assert error_of(own.answer, protocol.TRAIN, one).reason == "privacy-budget"
+    assert "arrays" in answered(own, protocol.TRAIN, one)
+    assert error_of(answered, own, protocol.TRAIN, one).reason == "privacy-budget"
     assert '"0.7": 1' in (tmp_path / "clients/run/privacy.json").read_text()
 
 
@@ -789,4 +798,4 @@ def test_only_the_weights_of_the_end_are_kept_as_the_personal_model(run_config, 
 def test_a_half_that_returns_something_else_than_an_outcome_is_told_so(run_config, tmp_path):
     own = own_trainer(run_config, tmp_path)
     with pytest.raises(UserError, match=r"Own.careless returned a dict, but must return an Outcome"):
-        own.answer(protocol.TRAIN, request(None, method=own_method.NAME, exchange="careless"))
+        answered(own, protocol.TRAIN, request(None, method=own_method.NAME, exchange="careless"))

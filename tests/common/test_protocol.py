@@ -45,6 +45,7 @@ from common.settings import DOWNLOADS, Compressed, LocalTraining, Settings
 INSTRUCTIONS = Instructions(
     method="mh-pfedhn",
     exchange="personal",
+    client_key="7f3a",
     run_name="a-run",
     server_round=3,
     seed=5,

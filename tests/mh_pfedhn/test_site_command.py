@@ -1,5 +1,6 @@
 """What `mh-pfedhn site check` and `site export` write and say."""
 
+import json
 import sys
 
 import pytest
@@ -109,9 +110,30 @@ def test_site_export_writes_the_model_of_a_run_for_plain_pytorch(site_file, caps
     assert not (tmp_path / "other.pt").exists()
 
 
+def test_site_forget_unbinds_a_key_and_says_whose_it_was(capsys, tmp_path, complaint):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/registered.json").write_text('{"hospital": {"key": "...", "node-id": "7"}}')
+    (tmp_path / "state/bindings.json").write_text('{"0b6d1c9e-7a51-4c3f-9d5e": 7, "1a2b": 8}')
+    assert "bound are: 0b6d1c9e… of hospital, 1a2b of node 8." in complaint("site", "forget", "x", "--state", "state")
+    capsys.readouterr()
+    assert main(["site", "forget", "hospital", "--state", "state"]) == 0
+    assert capsys.readouterr().out == "Unbound 0b6d1c9e… of hospital: whoever claims that key next keeps it.\n"
+    assert json.loads((tmp_path / "state/bindings.json").read_text()) == {"1a2b": 8}
+    assert "bound are: 1a2b of node 8." in complaint("site", "forget", "hospital", "--state", "state")
+    assert "There is no folder elsewhere: name" in complaint("site", "forget", "x", "--state", "elsewhere")
+    assert not (tmp_path / "elsewhere").exists()
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["check"], ["export", "site.yaml"], ["export", "site.yaml", "--run", "one"], ["chek", "site.yaml"]],
+    [
+        [],
+        ["check"],
+        ["forget", "hospital"],
+        ["export", "site.yaml"],
+        ["export", "site.yaml", "--run", "one"],
+        ["chek", "site.yaml"],
+    ],
 )
 def test_a_wrong_site_command_ends_with_2_and_the_usage(capsys, arguments):
     with pytest.raises(SystemExit) as ended:

@@ -152,7 +152,9 @@ def play(run_config, answer=honest, hold=None, grid=None, num_clients=NUM_CLIENT
     return start(load_config(settings), grid or InProcessGrid(answer, num_clients, settings, hold))
 
 
-def strategy_for(config, method: Method | None = None, nodes_may_come=False, start=None) -> FederationStrategy:
+def strategy_for(
+    config, method: Method | None = None, nodes_may_come=False, start=None, bindings=None
+) -> FederationStrategy:
     """The strategy of a run, with a method of the test's own where one is given, and the checkpoint it goes on from."""
     folder = config.results_path / config.run_name
     resume_after = start.server_round - 1 if start else None
@@ -164,6 +166,7 @@ def strategy_for(config, method: Method | None = None, nodes_may_come=False, sta
         lambda client: f"K = {client.num_params}",
         nodes_may_come=nodes_may_come,
         start=start,
+        bindings=bindings,
     )
 
 
@@ -200,6 +203,22 @@ class ChangingGrid(InProcessGrid):
         begun = {round_of(each) for each in self.sent if kind_of(each) == PERSONAL}
         self.connected = self.rounds[min(len(begun), len(self.rounds) - 1)]
         return super().get_node_ids()
+
+
+class Arriving(InProcessGrid):
+    """Node 100 + i is connected while `connects[i]`, a function of the time, says so."""
+
+    def __init__(self, answer, clock, connects):
+        super().__init__(answer, NUM_CLIENTS)
+        self.clock, self.connects = clock, connects
+
+    def get_node_ids(self):
+        self.connected = {100 + i for i, connects in enumerate(self.connects) if connects(self.clock.now - 1000)}
+        return super().get_node_ids()
+
+
+def at(*seconds):
+    return [lambda now, second=second: now >= second for second in seconds]
 
 
 # Clients ----------------------------------------------------------------------------------------------------------

@@ -101,13 +101,13 @@ def in_process(tmp_path):
 def personal(in_process, **changes) -> RecordDict:
     site = in_process._site_of(3)
     theta = 0.02 * torch.randn(site.num_params, generator=torch.Generator().manual_seed(8))
-    return request(site, theta, **(DISTILLING | changes))
+    return request(site, theta, **(DISTILLING | {"client_key": site.key} | changes))
 
 
 def globally(in_process, **changes) -> RecordDict:
     site = in_process._site_of(3)
     w_g = torch.zeros(site.global_model("lenet").parameters.size)
-    return request(site, w_g, **(DISTILLING | {"exchange": "global_step"} | changes))
+    return request(site, w_g, **(DISTILLING | {"exchange": "global_step", "client_key": site.key} | changes))
 
 
 def still_answers(trainer) -> bool:

@@ -8,7 +8,7 @@ import own_method
 import pytest
 import torch
 import yaml
-from asking import FINISH, GD, greeting, handled, opened, registered
+from asking import FINISH, GD, answered, greeting, handled, opened, registered
 from example_site import nets
 from example_site.messages import request
 from site_files import GLOBAL, TABLE, TEXT, VISION, load, mistake_of, named, write
@@ -526,7 +526,7 @@ def test_a_site_takes_part_in_a_method_from_outside_that_its_file_lists_and_in_n
     for question in (greeting(method=own_method.NAME), content):
         message_type = protocol.DEPLOY if question is content else protocol.REGISTER
         with pytest.raises(ProtocolError, match="this site does not list it under methods") as error:
-            trainer_of(other).answer(message_type, question)
+            answered(trainer_of(other), message_type, question)
         assert error.value.reason == "unknown-method"
 
 

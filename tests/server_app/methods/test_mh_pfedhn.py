@@ -25,8 +25,10 @@ from playing import (
 from common.config import load_config
 from common.errors import UserError
 from common.protocol import THETA
+from server_app.client import Client
 from server_app.hypernetwork import HyperNetwork
 from server_app.methods import mh_pfedhn
+from server_app.methods.mh_pfedhn import _BYTES_A_GENERATED_VALUE, _BYTES_A_VALUE, MHpFedHN
 
 pytestmark = pytest.mark.usefixtures("clock", "_no_drawing", "_new_process")
 
@@ -119,17 +121,59 @@ def test_a_late_smaller_client_does_not_change_the_chunk_size(small):
     assert played.lines[-1]["client-train-loss"].keys() == set("0123")
 
 
+@pytest.mark.parametrize("lie", [1, 20, 10**8])
+def test_a_single_size_that_is_like_no_other_does_not_decide_the_chunk_size(small, monkeypatch, lie):
+    monkeypatch.setattr(mh_pfedhn, "free_memory", lambda device: FREE)
+    sizes = {"0": 2000, "1": lie, "2": 2000, "3": 5000}
+    played = play(small, Scripted(sizes=sizes), chunk_size="auto", num_rounds=1)
+    assert played.method.hn.chunk_size == 31
+    assert played.method.hn.num_chunks("0") == 65
+
+
 @pytest.mark.usefixtures("_little_memory")
 @pytest.mark.parametrize("method", ["mh-pfedhn", "mh-pfedhn-gd"])
-def test_a_hypernetwork_that_does_not_fit_is_refused_before_it_takes_any_memory(small, monkeypatch, method):
+def test_whom_there_is_no_room_for_takes_no_memory_and_too_few_others_end_the_run(small, monkeypatch, caplog, method):
     def register(*arguments):
         raise AssertionError("nothing may be allocated")
 
     monkeypatch.setattr(HyperNetwork, "register", register)
     sizes = dict.fromkeys(SIZES, 11_689_512)
-    with pytest.raises(UserError, match=r"does not fit.*chunks of 3072.*of 0\.06 GiB.*hidden-dim \(now 8") as error:
+    with pytest.raises(UserError, match=r"^0 clients are connected and registered"):
         play(small, Scripted(sizes=sizes), chunk_size="auto", method=method)
-    assert str(error.value).endswith(".")
+    told = [record.getMessage() for record in caplog.records if "no-room" in record.getMessage()]
+    assert [line.split(":")[1] for line in told] == [f" client {key}" for key in SIZES]
+    assert "does not fit" in told[0]
+    assert "chunks of 3072" in told[0]
+    assert "of 0.06 GiB that are free" in told[0]
+    assert "hidden-dim (now 8" in told[0]
+
+
+@pytest.mark.usefixtures("_little_memory")
+@pytest.mark.parametrize("method", ["mh-pfedhn", "mh-pfedhn-gd"])
+def test_a_client_of_the_start_that_asks_for_too_much_is_left_out_by_name_and_the_run_goes_on(small, method):
+    """The others are served as if it were not there."""
+    answer = Scripted(sizes=SIZES | {"1": 10**8})
+    played = play(small, answer, method=method, run_name="greedy")
+    assert [line["failures"] for line in played.lines] == [{"no-room": 1}, {}, {}]  # and it is not asked again at once
+    (failure,) = played.lines[0]["failure-list"]
+    assert failure["client"] == "1"
+    assert "GiB of 0.06 GiB that are free" in failure["detail"]
+    assert played.trained(1) == played.trained(3) == list("023")
+
+    def is_away(message, reply):
+        raise RuntimeError("away")
+
+    without = play(small, Scripted({("1", REGISTER): is_away}), method=method, run_name="without")
+    assert_same_network(played.method.hn, without.method.hn)
+
+
+@pytest.mark.usefixtures("_little_memory")
+def test_each_is_judged_by_what_those_with_less_leave(small):
+    """A head of 300,000 values fits once beside the small ones, and a second one of another size does not."""
+    sizes = {"0": 300_016, "1": 50, "2": 300_000, "3": 300_000}
+    played = play(small, Scripted(sizes=sizes), num_rounds=1)
+    assert played.trained(1) == list("123")
+    assert played.lines[0]["failures"] == {"no-room": 1}
 
 
 @pytest.mark.parametrize("heads", ["by-tau", "by-architecture", "per-client", "none"])
@@ -151,29 +195,51 @@ def test_the_log_tells_the_memory_that_the_parameters_really_take(small, caplog,
     assert sum(value.numel() for value in moments) == 2 * (values + trunk)
 
 
-def needed(values, generated):
-    """Bytes, by what `test_memory.py` measures."""
-    return 16.7 * values + 16.7 * generated
+def least_memory(monkeypatch, runs_with):
+    """The least free memory, in bytes, with which a run admits all."""
+    too_little, enough = 0, FREE
+    while enough - too_little > 1:
+        middle = (too_little + enough) // 2
+        monkeypatch.setattr(mh_pfedhn, "free_memory", lambda device, free=middle: free)
+        too_little, enough = (too_little, middle) if runs_with() else (middle, enough)
+    return enough
 
 
-def test_what_just_fits_is_taken_and_a_byte_less_is_not(small, monkeypatch):
-    taus = [4, 6, 4, 2]
-    values = 4 * sum(taus) + (4 + 6 + 2) * 9 * 16  # embeddings; heads of H + 1 rows
-    exactly = needed(values, sum(SIZES.values()))
-    monkeypatch.setattr(mh_pfedhn, "free_memory", lambda device: exactly)
-    assert play(small, Scripted(), num_rounds=1, run_name="fits").lines[0]["clients"] == 4
-    monkeypatch.setattr(mh_pfedhn, "free_memory", lambda device: exactly - 1)
-    with pytest.raises(UserError, match="does not fit"):
-        play(small, Scripted(), num_rounds=1, run_name="does-not")
+@pytest.mark.parametrize("heads", ["by-tau", "none"])
+def test_what_all_are_judged_by_grows_with_what_they_really_bring(small, monkeypatch, heads):
+    """Bytes for each value of the network and of what is generated; `test_memory.py` measures how many they are."""
+
+    def clients(number):
+        return [Client(str(each), size, each) for each, size in enumerate(list(SIZES.values()) * number)]
+
+    def method_of(number):
+        method = MHpFedHN(load_config(small | {"heads": heads}))
+        return method if not method.admit(clients(number)) else None
+
+    least = {number: least_memory(monkeypatch, lambda number=number: method_of(number)) for number in (1, 2)}
+    monkeypatch.setattr(mh_pfedhn, "free_memory", lambda device: FREE)
+    values = {number: sum(each.numel() for each in method_of(number).hn.parameters()) for number in (1, 2)}
+    more = values[2] - values[1] + sum(SIZES.values())
+    assert least[2] - least[1] == pytest.approx(more * _BYTES_A_VALUE, abs=2)
+    assert _BYTES_A_VALUE == _BYTES_A_GENERATED_VALUE  # as `more` counts them together
 
 
-@pytest.mark.parametrize(("missing", "failures"), [(0, {}), (1, {"no-room": 1})])
-def test_the_generated_weights_of_all_count_when_a_late_client_comes(small, monkeypatch, missing, failures):
-    exactly = needed(4 * 4, sum(SIZES.values()))  # it brings an embedding; its head is there
-    free = iter([FREE, exactly - missing])
-    monkeypatch.setattr(mh_pfedhn, "free_memory", lambda device: next(free))
-    played = start(load_config(small), ChangingGrid(Scripted(), [{100, 101, 103}, {100, 101, 102, 103}]))
-    assert played.lines[1]["failures"] == failures
+def test_the_generated_weights_of_all_count_when_a_late_client_comes(small, monkeypatch):
+    """The second client of an architecture brings an embedding alone; with more clients before it, it needs more."""
+
+    def least_after(number):
+        before = [Client(str(each), 50, each) for each in range(number)]
+
+        def admits():
+            with monkeypatch.context() as patch:
+                patch.setattr(mh_pfedhn, "free_memory", lambda device: FREE)
+                method = MHpFedHN(load_config(small))
+                assert method.admit(before) == {}
+            return not method.admit([Client("late", 50, 99)])
+
+        return least_memory(monkeypatch, admits)
+
+    assert least_after(5) - least_after(3) == pytest.approx(2 * 50 * _BYTES_A_GENERATED_VALUE, abs=2)
 
 
 @pytest.mark.usefixtures("_little_memory")

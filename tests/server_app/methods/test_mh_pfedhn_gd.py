@@ -34,6 +34,7 @@ from common.config import load_config
 from common.models import build_model
 from common.params import ParameterVector
 from common.protocol import DELTA, THETA
+from server_app.methods import mh_pfedhn
 from server_app.methods.mh_pfedhn_g import GLOBAL_KEY
 
 CHUNK = 16
@@ -387,6 +388,39 @@ def test_a_late_client_that_disagrees_about_the_global_model_has_no_part_in_it(s
     played = start(load_config(small), ChangingGrid(answer, [{100, 101}, {100, 101, 102}]))
     assert [key for key, _ in played.sent(GLOBAL, 2)] == ["0", "1"]
     assert teacher_rounds(played, 2) == {"0": 2, "1": 2, "2": 0}
+
+
+@pytest.fixture
+def _little_memory(monkeypatch):
+    monkeypatch.setattr(mh_pfedhn, "free_memory", lambda device: 64 * 2**20)
+
+
+@pytest.mark.usefixtures("_little_memory")
+@pytest.mark.parametrize("global_sizes", [{"0": 10**8, "1": 50, "2": 50}, {"0": 10**8, "1": 10**8, "2": 50}])
+def test_a_global_model_that_does_not_fit_is_nobodys_and_its_clients_train_their_own(small, caplog, global_sizes):
+    """Also where it is the majority's."""
+    played = play(small, ScriptedGD(global_sizes=global_sizes))
+    agreeing = [key for key, size in global_sizes.items() if size == 50]
+    assert played.method.hn.num_params(GLOBAL_KEY) == 50
+    assert [key for key, _ in played.sent(GLOBAL, 1)] == agreeing
+    assert [line["clients"] for line in played.lines] == [3, 3]
+    assert [line["failures"] for line in played.lines] == [{}, {}]
+    assert "Client 0 has no part in the global model: it has 100000000 parameters there, elsewhere 50." in caplog.text
+
+
+@pytest.mark.usefixtures("_little_memory")
+def test_without_a_global_model_that_fits_there_is_none(small, caplog):
+    played = play(small, ScriptedGD(global_sizes={"0": 10**8}))
+    assert played.sent(GLOBAL) == []
+    assert GLOBAL_KEY not in played.method.hn.members
+    assert [line["clients"] for line in played.lines] == [3, 3]
+    assert "Client 0 has no part in the global model: its 100000000 parameters do not fit into memory." in caplog.text
+
+
+def test_the_size_of_a_global_model_does_not_decide_the_chunk_size(small):
+    sizes = {"0": 2000, "1": 2000, "2": 5000}
+    played = play(small, ScriptedGD(sizes=sizes, global_sizes=1), chunk_size="auto", num_rounds=1)
+    assert played.method.hn.chunk_size == 31
 
 
 # Groups -----------------------------------------------------------------------------------------------------------

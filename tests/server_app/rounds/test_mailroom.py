@@ -558,5 +558,5 @@ def test_only_a_method_with_a_bound_on_norms_has_one(small, method, refused):
 
 def test_a_method_that_forgets_a_client_is_told_which_and_where(config):
     post = Post(config, lambda key, request: reply_to(request, COUNTED))
-    with pytest.raises(UserError, match=r"sends nothing to client '1' in exchange 'describe'"):
+    with pytest.raises(UserError, match=r"sends nothing to client 1 in exchange 'describe'"):
         post.send(send=lambda clients: {"0": {}, "2": {}})

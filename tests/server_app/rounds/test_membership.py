@@ -10,12 +10,14 @@ from playing import (
     PERSONAL,
     REGISTER,
     SIZES,
+    Arriving,
     ByHand,
     ChangingGrid,
     Scripted,
     array_of,
     assert_same_network,
     assert_same_state,
+    at,
     cohorts,
     echo,
     failures,
@@ -82,7 +84,7 @@ def test_a_node_whose_trainer_was_not_there_is_asked_again_after_a_while(small, 
             raise RuntimeError("the trainer is being restarted")
         return reply
 
-    monkeypatch.setattr("server_app.rounds.membership._REST", 0.0)
+    monkeypatch.setattr("server_app.rounds.membership._SHORT_REST", 0.0)
     played = play(small, Scripted({("1", REGISTER): comes_up}))
     assert len(asked) == 2
     assert [line["failures"] for line in played.lines] == [{"client-raised": 1}, {}, {}]
@@ -238,7 +240,8 @@ def test_a_client_that_comes_back_through_a_new_node_goes_on_with_its_embedding(
     assert played.lines[1]["failures"] == {}
 
 
-def test_a_client_whose_old_node_seems_alive_for_a_while_is_let_in_when_that_is_gone(small):
+def test_a_client_whose_old_node_seems_alive_for_a_while_is_let_in_when_that_is_gone(small, monkeypatch):
+    monkeypatch.setattr("server_app.rounds.membership._SHORT_REST", 0.0)
     # A SuperNode that is killed stays among the nodes for up to a minute, and without authentication comes back
     # under another id before that.
     everyone = {100, 101, 102, 103}
@@ -310,22 +313,6 @@ def test_too_few_nodes_are_told_with_what_to_do(clock):
     with pytest.raises(UserError, match=r"3 of at least 5 nodes \(min-clients\) connected within 30 s .* lower"):
         wait_for_nodes(InProcessGrid(echo, 3), at_least=5, timeout=30.0)
     assert clock.now == pytest.approx(1030.0, abs=1)
-
-
-class Arriving(InProcessGrid):
-    """Node 100 + i is connected while `connects[i]`, a function of the time, says so."""
-
-    def __init__(self, answer, clock, connects):
-        super().__init__(answer, NUM_CLIENTS)
-        self.clock, self.connects = clock, connects
-
-    def get_node_ids(self):
-        self.connected = {100 + i for i, connects in enumerate(self.connects) if connects(self.clock.now - 1000)}
-        return super().get_node_ids()
-
-
-def at(*seconds):
-    return [lambda now, second=second: now >= second for second in seconds]
 
 
 def test_a_round_waits_until_min_clients_are_there(small, clock, caplog):
