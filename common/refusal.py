@@ -16,6 +16,7 @@ from common.text import printable
 _LOG = "the site's own log says what it was"
 REASONS = {
     # What it was asked does not fit it.
+    "another-client": "the site takes part under another client key by now; it is asked to register again",
     "malformed": f"the site refused a message that is not what it should be; {_LOG}",
     "version": "the site runs another release: install the same one on all machines",
     "wrong-dtype": f"the site refused an array of another type than the exchange has; {_LOG}",
