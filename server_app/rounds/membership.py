@@ -70,6 +70,7 @@ class Membership:
         self._rests_until: dict[int, float] = {}  # nodes whose registration failed
         self._told: dict[int, str] = {}  # and the reason that was told last
         self._present: set[str] = set()  # clients that were connected when last looked
+        self._gone: set[str] = set()  # those that were connected once and are not
 
     def gather(self, grid: Grid) -> list[Client]:
         """The clients that can take part in a round; waits for `min-clients` of them, at most for the deadline.
@@ -83,7 +84,7 @@ class Membership:
         while True:
             self.register_new_nodes(grid)
             clients = self.connected(grid)
-            self._say_who_left({client.key for client in clients})
+            self._say_who_left_or_came_back({client.key for client in clients})
             if len(clients) >= at_least:
                 return clients
             if time.monotonic() >= ends:
@@ -197,10 +198,14 @@ class Membership:
         joined = len(self.registry.clients) - len(known)
         log(INFO, "%d clients joined, %d in all.", joined, len(self.registry.clients))
 
-    def _say_who_left(self, present: set[str]) -> None:
+    def _say_who_left_or_came_back(self, present: set[str]) -> None:
         for key in sorted(self._present - present, key=natural_order):
             label = self.registry.label(key)
             log(WARNING, "Client %s is no longer connected; the rounds go on without it until it is back.", label)
+        self._gone |= self._present - present
+        for key in sorted(self._gone & present, key=natural_order):
+            log(INFO, "Client %s is back.", self.registry.label(key))
+        self._gone -= present
         self._present = present
 
 

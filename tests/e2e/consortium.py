@@ -97,7 +97,7 @@ class Recorder:
 
 
 class Consortium:
-    """One server without TLS, sites behind recorders, all on loopback and in one folder."""
+    """One server, sites behind recorders, all on loopback and in one folder; without TLS, unless sites get keys."""
 
     def __init__(self, home: Path, stack: contextlib.ExitStack) -> None:
         self.home = home
@@ -105,6 +105,7 @@ class Consortium:
         self.port, self.command_port = free_port(), free_port()
         self.recorders: dict[str, Recorder] = {}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.certs: Path | None = None
 
     def start(self, name: str, *words: str | Path, flower_home: str = "flwr") -> None:
         """Start a command of ours in the background; what it writes is added to the log of its name."""
@@ -120,13 +121,21 @@ class Consortium:
         self.processes[name] = process
         self._stack.callback(_end, process)
 
+    def make_keys(self, *sites: str) -> None:
+        """From now on there is TLS, and each of these sites has a key."""
+        self.certs = self.home / "certs"
+        words = [word for site in sites for word in ("--site", site)]
+        command = [BIN / "mh-pfedhn", "certs", self.certs, "--host", "localhost", *words]
+        assert run(*command, env=environment(self.home / "flwr"), cwd=self.home).returncode == 0
+
     def start_server(self) -> None:
+        words = ["--certs", self.certs] if self.certs else ["--insecure", "--host", "127.0.0.1"]
         ports = ["--port", str(self.port), "--command-port", str(self.command_port)]
-        self.start("server", "server", "--state", "state", "--insecure", "--host", "127.0.0.1", *ports)
+        self.start("server", "server", "--state", "state", *words, *ports)
         self.until_says("server", "The server is up")
 
-    def start_site(self, name: str, width: int, ward: int) -> None:
-        """Set up a site and start it."""
+    def start_site(self, name: str, width: int, ward: int, more: str = "") -> None:
+        """Set up a site and start it; `more` are further lines of its file."""
         folder = self.home / name
         folder.mkdir()
         (folder / "hidden_nets.py").write_text(NETS)
@@ -134,7 +143,7 @@ class Consortium:
         (folder / "site.yaml").write_text(
             f'model: {{factory: "hidden_nets:build_secretly", args: {{confidential_width: {width}}}}}\n'
             f'data: {{factory: "hidden_data:patients", args: {{ward: {ward}}}}}\n'
-            "state-dir: state\n"
+            f"state-dir: state\n{more}"
         )
         self.recorders[name] = Recorder(self.port)
         self._stack.callback(self.recorders[name].close)
@@ -142,9 +151,9 @@ class Consortium:
 
     def start_again(self, name: str) -> None:
         """Start a site that is set up, with what it has kept."""
-        address = f"127.0.0.1:{self.recorders[name].port}"
-        site_file = self.home / name / "site.yaml"
-        words = ["site", "run", site_file, "--server", address, "--insecure", "--port", str(free_port())]
+        address = f"localhost:{self.recorders[name].port}"
+        words = ["--ca", self.certs / "ca.crt", "--key", self.certs / "sites" / name] if self.certs else ["--insecure"]
+        words = ["site", "run", self.home / name / "site.yaml", "--server", address, "--port", str(free_port()), *words]
         # A Flower home of its own, as on a machine of its own: there the app is unpacked.
         self.start(name, *words, flower_home=f"flwr-{name}")
 
@@ -156,6 +165,10 @@ class Consortium:
     def key(self, name: str) -> str:
         """What the server knows a site by."""
         return (self.home / name / "state" / "client-key").read_text().strip()
+
+    def label(self, name: str) -> str:
+        """What is shown for a site without a key of its own: the beginning of what the server knows it by."""
+        return f"{self.key(name)[:8]}…"
 
     def hold(self, name: str) -> None:
         """Let a site's training stand still until it is released, also where it is under way."""

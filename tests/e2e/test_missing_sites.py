@@ -21,23 +21,23 @@ def test_a_run_waits_for_a_missing_site_and_takes_in_one_that_comes_while_it_goe
 
     # The same once more, with time for the missing one to come.
     consortium.hold("a")
-    consortium.begin_run(2, min_clients=2, deadline=300)
+    consortium.begin_run(6, min_clients=2, deadline=300)
     consortium.until_says("run", "1 of at least 2 nodes (min-clients) are connected; waiting for more.")
     consortium.start_site("b", width=40, ward=1)
     # From here on a site is too late for round 1, which lasts as long as a is held.
-    consortium.until_says("run", "2 rounds, results in")
+    consortium.until_says("run", "6 rounds, results in")
     consortium.start_site("c", width=32, ward=2)
     consortium.until_connected("c")
     consortium.release("a")
     assert consortium.ended("run", within=240) == 0
     assert "2 clients joined, 2 in all." in consortium.log("run")
     assert "1 clients joined, 3 in all." in consortium.log("run")
-    a, b, c = (consortium.key(name) for name in "abc")
-    first, second = metrics(consortium.results)
-    assert first["failures"] == second["failures"] == {}
-    assert set(first["client-train-loss"]) == {a, b}
-    assert set(second["client-train-loss"]) == set(second["client-accuracy"]) == {a, b, c}
-    assert rounds_trained(consortium.results) == {a: 2, b: 2, c: 1}
+    a, b, c = (consortium.label(name) for name in "abc")
+    lines = metrics(consortium.results)
+    assert [line["failures"] for line in lines] == [{}] * 6
+    assert set(lines[0]["client-train-loss"]) == {a, b}
+    assert set(lines[-1]["client-train-loss"]) == set(lines[-1]["client-accuracy"]) == {a, b, c}
+    assert rounds_trained(consortium.results) == {a: 6, b: 6, c: sum(c in line["client-train-loss"] for line in lines)}
 
 
 @pytest.mark.slow
@@ -46,7 +46,7 @@ def test_a_slow_site_loses_its_rounds_to_the_deadline_or_the_quorum(consortium: 
     consortium.start_site("a", width=24, ward=0)
     consortium.start_site("b", width=40, ward=1)
     consortium.until_connected("a", "b")
-    a, b = consortium.key("a"), consortium.key("b")
+    a, b = consortium.label("a"), consortium.label("b")
     consortium.hold("b")
     consortium.begin_run(6, deadline=30)
     consortium.until_says("run", f"Round 2: client {b}: busy: ")
@@ -80,7 +80,7 @@ def test_a_site_that_stops_in_the_middle_of_a_run_comes_back_as_the_client_that_
     consortium.start_site("a", width=24, ward=0)
     consortium.start_site("b", width=40, ward=1)
     consortium.until_connected("a", "b")
-    a, b = consortium.key("a"), consortium.key("b")
+    a, b = consortium.label("a"), consortium.label("b")
     consortium.begin_run(8, min_clients=1, deadline=300)
     consortium.until_says("run", "Round 1 took")
     consortium.hold("a")  # so that the rounds do not run out while the other goes
@@ -95,8 +95,8 @@ def test_a_site_that_stops_in_the_middle_of_a_run_comes_back_as_the_client_that_
     consortium.release("a")
     assert consortium.ended("run", within=240) == 0
     assert consortium.log("run").count(gone) == 1
-    assert "0 clients joined, 2 in all." in consortium.log("run")
-    assert consortium.key("b") == b
+    assert f"Client {b} is back." in consortium.log("run")
+    assert consortium.label("b") == b
     lines = metrics(consortium.results)
     assert [line["round"] for line in lines] == list(range(1, 9))
     cohorts = [set(line["client-train-loss"]) for line in lines]
@@ -132,13 +132,13 @@ def test_a_run_that_is_left_with_too_few_sites_ends_and_can_go_on_when_they_are_
     lines = metrics(consortium.results)
     assert lines[: len(before)] == before
     assert [line["round"] for line in lines] == [1, 2, 3, 4, 5]
-    a, b = consortium.key("a"), consortium.key("b")
+    a, b = consortium.label("a"), consortium.label("b")
     assert set(lines[-1]["client-train-loss"]) == {a, b}
     assert rounds_trained(consortium.results).keys() == {a, b}
 
 
 def rounds_trained(run_dir: Path) -> dict[str, int]:
-    """By client key; there must be one row a client."""
+    """By client; there must be one row a client."""
     with (run_dir / "clients.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     trained = {row["client"]: int(row["rounds-trained"]) for row in rows}

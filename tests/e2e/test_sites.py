@@ -36,7 +36,7 @@ def test_nothing_that_tells_of_a_model_leaves_a_site(consortium: Consortium) -> 
     lines = metrics(consortium.results)
     assert [line["round"] for line in lines] == [1, 2]
     assert all(line["failures"] == {} for line in lines)
-    assert set(lines[-1]["client-accuracy"]) == set(keys.values())
+    assert set(lines[-1]["client-accuracy"]) == {consortium.label(name) for name in keys}
     # Width 24: 12 * 24 + 24, 24 + 24, 24 * 3 + 3 parameters; and 40.
     clients = (consortium.results / "clients.csv").read_text()
     assert ",K = 435,435," in clients

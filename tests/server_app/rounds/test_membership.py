@@ -291,6 +291,7 @@ def test_a_client_that_was_away_is_back_in_the_round_after_with_the_embedding_it
     assert not torch.equal(embeddings[1], embeddings[2])
     assert not torch.equal(embeddings[4], embeddings[5])
     assert told_who_left(caplog) == ["2", "2"]  # once each time
+    assert [record.getMessage() for record in caplog.records].count("Client 2 is back.") == 2
     by_hand = ByHand.of(config, SIZES)
     for server_round in range(1, 7):
         deltas = played.deltas(server_round)
