@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from asking import context_of, greeting, settings_of, told
+from asking import WHOEVER, context_of, greeting, settings_of, told
 from flwr.app import Context, Message, RecordDict
 from flwr.common.serde import message_to_proto, recorddict_to_proto
 from flwr.supercore.task_identity import TaskIdentity
@@ -104,7 +104,7 @@ class Site:
             "data": {"factory": f"{module}:load"},
             "loss": {"factory": f"{module}:{SECRET}_loss"},
             "state-dir": f"{SECRET}-state",
-            "client-key": "site-1",
+            "client-key": WHOEVER,
             "device": "cpu",
         }
         self.file.write_text(yaml.safe_dump(content))

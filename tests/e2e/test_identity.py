@@ -13,8 +13,7 @@ def failures(consortium: Consortium) -> list[tuple[str, str]]:
     return [(each["client"], each["reason"]) for line in lines for each in line["failure-list"]]
 
 
-def test_a_stolen_client_key_is_worth_nothing(consortium: Consortium, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MH_PFEDHN_STATE", str(consortium.home / "state"))
+def test_a_stolen_client_key_is_worth_nothing(consortium: Consortium) -> None:
     consortium.make_keys("owner", "other", "thief")
     consortium.start_server()
     consortium.start_site("owner", width=24, ward=0)

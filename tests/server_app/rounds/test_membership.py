@@ -92,14 +92,14 @@ def test_a_node_whose_trainer_was_not_there_is_asked_again_after_a_while(small, 
 
 
 @pytest.mark.parametrize(("reason", "is_asked_again"), [(reason, True) for reason in PASSING] + [("version", False)])
-def test_a_site_that_refuses_to_register_is_asked_again_if_it_may_pass(small, monkeypatch, reason, is_asked_again):
+def test_a_site_that_refuses_to_register_is_asked_again_soon_if_it_may_pass(small, monkeypatch, reason, is_asked_again):
     asked = []
 
     def refuses_once(message, reply):
         asked.append(message)
         return Message(encode_refusal(reason), reply_to=message) if len(asked) == 1 else reply
 
-    monkeypatch.setattr("server_app.rounds.membership._REST", 0.0)
+    monkeypatch.setattr("server_app.rounds.membership._SHORT_REST", 0.0)
     played = play(small, Scripted({("1", REGISTER): refuses_once}))
     assert [line["failures"] for line in played.lines] == [{reason: 1}, {}, {}]
     assert len(asked) == (2 if is_asked_again else 1)
@@ -382,11 +382,12 @@ def test_a_resumed_run_gives_its_workers_as_long_to_start_as_a_new_one(small):
         return Scripted()(message, context)
 
     settings = small | {"deadline": 5.0, "num-rounds": 1, "checkpoint-every": 1, "run-name": "slow"}
-    serve(InProcessGrid(answer, NUM_CLIENTS, settings), load_config(settings), simulated=False)
+    serve(InProcessGrid(answer, NUM_CLIENTS, settings), load_config(settings), simulated=True)
     first = list(asked)
     asked.clear()
+    (load_config(settings).results_path / "slow" / "clients").mkdir()  # where simulated clients keep their history
     settings |= {"num-rounds": 2, "resume": "latest"}
-    serve(InProcessGrid(answer, NUM_CLIENTS, settings), load_config(settings), simulated=False)
+    serve(InProcessGrid(answer, NUM_CLIENTS, settings), load_config(settings), simulated=True)
     assert len(asked) == NUM_CLIENTS
     assert asked == first
     assert min(first) > 300

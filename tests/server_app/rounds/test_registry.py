@@ -154,7 +154,7 @@ def test_a_client_that_registers_again_may_have_other_numbers_of_samples(registr
     assert known == client("a", 50, node, train=40, test=20)
     with pytest.raises(ProtocolError):
         registry.admit(registration("a", 50, train=1001, test=20), node, live_nodes={node})
-    assert known == client("a", 50, node, train=40, test=20)
+    assert known == client("a", 50, NOWHERE, train=40, test=20)  # who speaks there says something else now
 
 
 # Bound to a node ------------------------------------------------------------------------------------------------------

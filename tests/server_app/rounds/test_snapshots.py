@@ -191,8 +191,9 @@ def test_a_client_that_joins_in_a_round_is_not_in_what_is_saved_of_the_round_bef
     admit = strategy.method.admit
 
     def admit_and_save(clients):
-        admit(clients)
+        refused = admit(clients)
         strategy.snapshots.save()
+        return refused
 
     strategy.method.admit = admit_and_save
     played = start(strategy.config, grid, strategy)
