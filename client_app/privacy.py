@@ -99,6 +99,7 @@ class Ledger:
         Others that charge the same file wait meanwhile, so that none is lost. Raises ProtocolError, and counts nothing,
         when they would cost too much, and WriteError when they cannot be written down.
         """
+        self.check(privacy, count)  # so that a refusal leaves no folder behind
         make_folder(self._path.parent)
         with self._locked():
             releases = self._read()
