@@ -35,6 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        print("mh-pfedhn: interrupted before the run began.", file=sys.stderr)
+        print("mh-pfedhn: interrupted.", file=sys.stderr)
         return 1
     return status

@@ -130,7 +130,7 @@ def test_an_interrupt_before_the_run_ends_with_one_line(monkeypatch, capsys):
 
     monkeypatch.setattr("mh_pfedhn.runs.load_config", interrupted)
     assert main(["run"]) == 1
-    assert capsys.readouterr().err == "mh-pfedhn: interrupted before the run began.\n"
+    assert capsys.readouterr().err == "mh-pfedhn: interrupted.\n"
 
 
 @pytest.mark.parametrize("resume", ["nowhere", "results/before/checkpoints/round-3.pt"])
