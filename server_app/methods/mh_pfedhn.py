@@ -24,6 +24,8 @@ from server_app.optim import REDUCTIONS, SCHEDULES, HyperNetworkOptimizer
 # generated one there are the delta that came, the value itself, the delta padded to whole chunks and its mean's share.
 _BYTES_A_VALUE = 16.7
 _BYTES_A_GENERATED_VALUE = 16.7
+# Of the value and its moments in the copy from which a checkpoint can be written at any time, in the server's memory.
+_BYTES_A_COPIED_VALUE = 12.0
 _GIB = 2**30
 
 
@@ -253,6 +255,8 @@ class MHpFedHN(Method):
             return
         generated = sum(member.num_params for member in (self.hn.members | dict(members)).values())
         needed = _BYTES_A_VALUE * values + _BYTES_A_GENERATED_VALUE * generated
+        if self._device.type == "cpu" and self.config.checkpoint_every > 1:
+            needed += _BYTES_A_COPIED_VALUE * values
         free = free_memory(self._device)
         memory = (
             f"{values:,} values more for {len(members)} clients, chunks of {self.hn.chunk_size}; with gradients and "
