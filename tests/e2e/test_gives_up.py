@@ -1,6 +1,7 @@
 """Simulations in which nothing is learned any more end, say why, and keep what was learned before."""
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -23,10 +24,10 @@ WORDS = [str(BIN / "python"), "-m", "mh_pfedhn", "run", "-c", *SMALL]
 
 def test_a_learning_rate_at_which_all_clients_diverge_ends_the_run_after_three_rounds(tmp_path: Path) -> None:
     env = environment(tmp_path / "flwr")
-    done = run(*WORDS, "client-lr=1000", "client-max-grad-norm=1e30", "num-rounds=30", env=env, cwd=tmp_path)
+    done = run(*WORDS, "client-lr=1e8", "num-rounds=30", env=env, cwd=tmp_path)
     assert done.returncode == 1
     assert "The run gives up after round 3: 3 rounds in a row (give-up-after) brought not one good" in done.stdout
-    assert "(not-finite 9 times)" in done.stdout
+    assert re.search(r"training update \((not-finite|huge-norm) \d times", done.stdout)
     folder = tmp_path / "results" / "run"
     assert checkpoint.load(folder).server_round == 3
     assert run(*WORDS, "num-rounds=5", "resume=latest", env=env, cwd=tmp_path).returncode == 0
