@@ -26,7 +26,9 @@ from common.protocol import (
 from common.schema import Vector
 from common.settings import DOWNLOADS, Compressed
 
-INSTRUCTIONS = Instructions(method="mh-pfedhn", exchange="personal", run_name="a-run", server_round=3, seed=5)
+INSTRUCTIONS = Instructions(
+    method="mh-pfedhn", exchange="personal", run_name="a-run", server_round=3, seed=5, line="0f"
+)
 RESULT = Result(240, 2.0, Evaluation(correct=0, total=80, loss=0.0))
 LENET = 239_856  # K of the paper's LeNet on CIFAR-100 (Table 20)
 CODECS = [("dense", 1.0), ("half", 1.0), ("int8", 1.0), ("topk", 0.3), ("topk", 0.001)]
