@@ -15,6 +15,7 @@ from typing import Any
 from flwr.supercore.exit import add_exit_handler
 
 _LOOK_EVERY = 0.5  # seconds
+_PATIENCE = 30.0  # seconds that a simulation may take to end by itself once its rounds are over
 
 
 def at_the_end(save: Callable[[], None]) -> None:
@@ -27,16 +28,20 @@ def at_the_end(save: Callable[[], None]) -> None:
 
 
 def _watch(save: Callable[[], None], loop: threading.Thread) -> None:
-    """Stand before Ray once it is there; when the main thread has ended, end the loop, which has no workers left."""
+    """Stand before Ray once it is there; when the loop or the main thread has ended, see to it that the other does."""
     main, known = threading.main_thread(), None
-    while main.is_alive():
+    while loop.is_alive() and main.is_alive():
         node: Any = getattr(sys.modules.get("ray._private.worker"), "_global_node", None)
         if node is not None and node is not known:
             known = node
             _stand_before(node, save)
         main.join(_LOOK_EVERY)
+    main.join(_PATIENCE)
+    if main.is_alive():  # it waits for workers that hang, and always would: Flower ends that on an interrupt
+        os.kill(os.getpid(), signal.SIGINT)
+        main.join()
     save()
-    if loop.is_alive():
+    if loop.is_alive():  # it waits for workers that are gone
         os._exit(1)
 
 

@@ -24,6 +24,8 @@ from server_app.optim import REDUCTIONS, SCHEDULES, HyperNetworkOptimizer
 # generated one there are the delta that came, the value itself, the delta padded to whole chunks and its mean's share.
 _BYTES_A_VALUE = 16.7
 _BYTES_A_GENERATED_VALUE = 16.7
+# Of the value and its moments in the copy from which a checkpoint can be written at any time, in the server's memory.
+_BYTES_A_COPIED_VALUE = 12.0
 _GIB = 2**30
 
 
@@ -281,7 +283,10 @@ class MHpFedHN(Method):
         """Bytes that a round takes at its peak with these beside those who are known; 0 where they bring nothing."""
         values = self.hn.count_new_values(members)
         generated = sum(member.num_params for member in (self.hn.members | dict(members)).values())
-        return _BYTES_A_VALUE * values + _BYTES_A_GENERATED_VALUE * generated if values else 0.0
+        needed = _BYTES_A_VALUE * values + _BYTES_A_GENERATED_VALUE * generated
+        if self._device.type == "cpu" and self.config.checkpoint_every > 1:
+            needed += _BYTES_A_COPIED_VALUE * values
+        return needed if values else 0.0
 
     def _in_words(self, members: Mapping[str, Member], free: int) -> str:
         return (

@@ -83,7 +83,7 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
                 gather(f"{name}/{key}", value)
 
     paths = [folder / "checkpoints" / f"round-{ROUNDS:06}.pt"]
-    paths += [*folder.glob("clients/*/personal-model.pt"), *folder.glob("clients/*/kept.pt")]
+    paths += [*folder.glob("clients/*/personal-model.pt"), *folder.glob("clients/*/kept.*.pt")]
     for path in paths:
         gather(str(path.relative_to(folder)), torch.load(path, map_location="cpu", weights_only=True))
     return found

@@ -88,9 +88,7 @@ def test_a_simulation_saves_one_round_though_its_loop_goes_on_while_it_writes(tm
     assert_same_learned(stopped, tmp_path / "results" / "quiet")
 
 
-def test_a_deployment_saves_the_round_before_where_it_is_interrupted_between_two_exchanges(
-    consortium: Consortium,
-) -> None:
+def test_a_deployment_saves_the_last_complete_round_while_it_waits_for_a_site(consortium: Consortium) -> None:
     consortium.start_server()
     consortium.start_site("a", width=24, ward=0)
     consortium.start_site("b", width=40, ward=1)
@@ -104,7 +102,7 @@ def test_a_deployment_saves_the_round_before_where_it_is_interrupted_between_two
     assert consortium.ended("stopped", within=120) == 1
     consortium.release("a")
     saved = checkpoint.load(stopped).server_round
-    assert saved in (2, 3, len(metrics(stopped)) + 1)
+    assert saved == len(metrics(stopped)) + 1  # what it led to is tested in the round that was interrupted
     assert consortium.run_profile(saved, run_name="quiet", **settings).returncode == 0
     assert_same_learned(stopped, consortium.home / "results" / "quiet")
     assert consortium.run_profile(saved + 1, run_name="stopped", resume="latest", **settings).returncode == 0

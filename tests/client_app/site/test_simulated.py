@@ -215,8 +215,8 @@ def test_two_clients_that_take_turns_with_one_model_do_as_in_two_processes(run_c
             assert alone == result
             assert (delta is None) == (alone_delta is None)
             assert delta is None or torch.equal(alone_delta, delta)
-        files = sorted(path.name for path in stored(config, client).iterdir())
-        assert files == sorted(path.name for path in stored(apart, client).iterdir())
+        files = sorted(path.name for path in stored(config, client).glob("*.pt"))
+        assert files == sorted(path.name for path in stored(apart, client).glob("*.pt"))
         assert "personal-model.pt" in files
         for name in set(files) - {"history.json"}:
             one, other = (
