@@ -17,6 +17,7 @@ Prints and writes results/soak.json: the acts, what was done when, and the verdi
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import random
@@ -33,6 +34,7 @@ from typing import Any
 
 import psutil
 import torch
+from soak_sites import HOSTILE_MODULE, MODULE
 
 from mh_pfedhn.processes import flower_environment, free_port
 
@@ -45,52 +47,6 @@ PAUSE = 15.0  # seconds between two events
 SHARES = {"attacked": 0.2, "battered": 0.5, "alone": 0.3}  # of the time
 PILOT_ROUNDS = 5
 SETTINGS = {"deadline": 30, "checkpoint-every": 1, "hidden-dim": 16, "min-clients": 2, "local-epochs": 1}
-
-MODULE = """
-import torch
-from torch import nn
-
-def build(width):
-    return nn.Sequential(nn.Linear(12, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, 3))
-
-def load(ward):
-    generator = torch.Generator().manual_seed(ward)
-    inputs = torch.randn(160, 12, generator=generator)
-    targets = (inputs[:, :3] * (1 + ward)).argmax(dim=1)
-    return (inputs[:120], targets[:120]), (inputs[120:], targets[120:])
-"""
-# A site's factories run in its trainer, so a hostile one can change there whatever it likes to.
-HOSTILE_MODULE = (
-    MODULE
-    + """
-import time
-from pathlib import Path
-from common import protocol
-
-register, answer = protocol.encode_registration, protocol.encode_result
-WHO = Path(__file__).parent.name
-
-def encode_registration(registration):
-    content = register(registration)
-    if WHO == "silent":
-        time.sleep(10**6)
-    if WHO == "giant":
-        content["registration"]["num-params"] = 100_000_000
-    if WHO == "liar" and Path(__file__).with_name("brazen").exists():
-        content["registration"]["train-samples"] = 10**12
-    return content
-
-def encode_result(*arguments):
-    content = answer(*arguments)
-    if WHO == "liar" and "metrics" in content:
-        for key, lie in (("num-examples", 10**12), ("correct", 10**15), ("total", 10**15)):
-            if key in content["metrics"]:
-                content["metrics"][key] = lie
-    return content
-
-protocol.encode_registration, protocol.encode_result = encode_registration, encode_result
-"""
-)
 
 
 class Service:
@@ -164,8 +120,9 @@ class Soak:
         self._random = random.Random(0)
         names = [word for name in HONEST + HOSTILE for word in ("--site", name)]
         subprocess.run([*COMMAND, "certs", home / "certs", "--host", "127.0.0.1", *names], check=True, cwd=home)
-        self._serve("server", ["server", "--state", "state", "--certs", "certs", "--host", "127.0.0.1"])
-        self._until("the server is up", lambda: "The server is up" in (home / "server.log").read_text())
+        words = ["server", "--state", "state", "--certs", "certs", "--host", "127.0.0.1"]
+        self._serve("server", [*words, "--command-port", str(free_port())])
+        self._until("the server is up", functools.partial(_says, home / "server.log", "The server is up"))
 
     def start_sites(self, names: tuple[str, ...]) -> None:
         """Set up sites and start them. Their keys are chosen, so that every run draws the same numbers."""
@@ -261,7 +218,11 @@ class Soak:
         """Wait until SuperNodes have come."""
         for name in names:
             log = self.home / f"{name}.log"
-            self._until(f"{name} is connected", lambda log=log: log.exists() and "SuperNode ID: " in log.read_text())
+            self._until(f"{name} is connected", functools.partial(_says, log, "SuperNode ID: "))
+
+
+def _says(log: Path, text: str) -> bool:
+    return log.exists() and text in log.read_text()
 
 
 def soak(home: Path, minutes: float, stack: contextlib.ExitStack) -> dict[str, Any]:
