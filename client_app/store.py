@@ -62,7 +62,8 @@ class ClientStore:
             raise ProtocolError(
                 LOST,
                 f"the server has learned from this client in round {seen.round} of run {seen.run_name!r}, of which "
-                f"{folder} knows nothing: restore it from a backup, or take part as a new client, under another key",
+                f"{folder} knows nothing: restore it from a backup made since, or take part as a new client, under "
+                "another key",
             )
 
     def load(self, name: str) -> State:
@@ -104,7 +105,9 @@ class ClientStore:
     def _last(self, name: str, until: int) -> Point | None:
         """Where something was last kept under `name`, up to and with a round of the server's lineage."""
         for end in reversed(self._lineage):
-            found = self._history(end.run_name).newest(end.line, name, min(end.round, until))
+            # An earlier run counts its rounds for itself: in mode adapt this one begins anew at 1.
+            last = min(end.round, until) if end.run_name == self._here.run_name else end.round
+            found = self._history(end.run_name).newest(end.line, name, last)
             if found:
                 return Point(end.run_name, end.line, found)
         return None

@@ -31,7 +31,7 @@ REASONS = {
     "no-teacher": "the site has not kept the global model of that round",
     "not-distillable": "the site's model has other outputs than the global model, which it cannot learn from",
     "state-missing": "the site no longer has what it kept in an earlier round; it restores its state-dir from a "
-    "backup, or takes part under another client key",
+    "backup made since, or takes part under another client key",
     "no-head": "the site's model has no linear layer, which the run's method needs",
     # What went wrong at it.
     "misconfigured": "a mistake in what the site's operator set up; the site's own log says which",

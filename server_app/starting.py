@@ -61,12 +61,21 @@ def resume_after(config: Config, start: Checkpoint | None) -> int | None:
 def begin_line(config: Config, start: Checkpoint) -> None:
     """Make this checkpoint the newest of the run's folder: later ones are of a history that this run does not have.
 
-    They are moved to `set-aside/after-round-NNNNNN`, with a copy of what tells of them. Raises OSError.
+    They are moved to `set-aside/after-round-NNNNNN`, with a copy of what tells of them. Raises UserError.
     """
-    run_dir = config.results_path / config.run_name
+    try:
+        _begin_line(config.results_path / config.run_name, start)
+    except OSError as error:
+        raise UserError(f"Round {start.server_round} cannot be gone back to: {error}.") from error
+
+
+def _begin_line(run_dir: Path, start: Checkpoint) -> None:
     folder = run_dir / checkpoint.FOLDER
+    own = checkpoint.path_of(folder, start.server_round)
     later = [folder / checkpoint.BEST] if checkpoint.best_round(run_dir) > start.server_round else []
     later += [checkpoint.path_of(folder, each) for each in checkpoint.rounds(run_dir) if each > start.server_round]
+    if own.exists() and not own.samefile(start.path):  # of another line: this one comes from elsewhere
+        later.append(own)
     if later:
         aside = _new_folder(run_dir / SET_ASIDE / f"after-round-{start.server_round:06}")
         for name in ("metrics.jsonl", "clients.csv", "summary.json"):
@@ -78,12 +87,11 @@ def begin_line(config: Config, start: Checkpoint) -> None:
             sync_folder(changed)
         log(
             INFO,
-            "Going back to round %d: the %d checkpoints of later rounds are in %s.",
+            "Going back to round %d: %d checkpoints of another line of history are in %s.",
             start.server_round,
             len(later),
             aside,
         )
-    own = checkpoint.path_of(folder, start.server_round)
     if not own.exists():  # resume=latest must find it before this run has written one
         folder.mkdir(exist_ok=True)
         link_or_copy(start.path, own)
@@ -156,6 +164,8 @@ def _check_place(config: Config, start: Checkpoint, simulated: bool) -> None:
             f"resume is {start.path}, which was set aside when {config.run_name} went on from an earlier round: go on "
             "from it under another run-name."
         )
+    if config.mode == "train" and not _goes_on(config, start) and (run_dir / "metrics.jsonl").exists():
+        raise UserError(f"{run_dir} holds a run already, which {start.path} is not of: choose another run-name.")
     for run_name in {point.run_name for point in lineage_of(start)} if simulated else ():
         expected = config.results_path / run_name
         if not (expected / "clients").is_dir():

@@ -72,7 +72,7 @@ class FederationStrategy(Strategy):
         self._log = RoundLog(registry.label, quotes_clients=not nodes_may_come, max_client_weight=max_weight)
         lineage = Lineage.begin(config.run_name, start)
         self.mailroom = Mailroom(config, self._log, lineage)
-        self.membership = Membership(config, method, registry, self._log, self._track, nodes_may_come)
+        self.membership = Membership(config, method, registry, self._log, self._join, nodes_may_come)
         self.evaluations = Evaluations(config, tracker, registry.label)
         self.snapshots = Snapshots(
             config, tracker, method, registry, self.evaluations, {"cohort": self._cohorts}, lineage
@@ -81,8 +81,10 @@ class FederationStrategy(Strategy):
         for name in method.saved:
             if not hasattr(method, name):
                 raise UserError(f"Method {config.method!r} lists {name!r} under `saved`, but has no such attribute.")
+        self._seen_before: dict[str, str] = {}  # by client key, in the run that mode adapt starts from
         if start and config.mode == "adapt":
             method.adapt(start)
+            self._seen_before = {client["key"]: client["seen"] for client in start.loop["clients"]}
         elif start:
             self.snapshots.restore(start)
             for client in self.membership.registry.clients:
@@ -137,9 +139,10 @@ class FederationStrategy(Strategy):
         self._patience.note(record, learned)
         if self._patience.is_over:
             self.snapshots.save()
+            goes_on = "go on with resume=latest" if self.snapshots.last_round else "start anew"
             raise UserError(
                 f"The run gives up after round {server_round}: {self._patience.words}. The lines above name each; mend "
-                "that and go on with resume=latest."
+                f"that and {goes_on}."
             )
 
     def _hand_over(self, num_rounds: int, grid: Grid, result: Result) -> None:
@@ -176,6 +179,10 @@ class FederationStrategy(Strategy):
         accuracy = self.evaluations.publish(trained, result)
         if accuracy is not None:
             self.snapshots.note_accuracy(record.round, accuracy)
+
+    def _join(self, client: Client) -> None:
+        client.seen = self._seen_before.get(client.key, "")
+        self._track(client)
 
     def _track(self, client: Client) -> None:
         self._tracker.add_client(

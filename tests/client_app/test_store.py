@@ -326,6 +326,17 @@ def test_a_branch_that_is_itself_resumed_finds_the_state_of_its_parent_at_the_ro
     assert number_in(at(57, **resumed).load("kept")) == 56
 
 
+def test_a_run_that_counts_its_rounds_anew_has_of_another_what_it_had_at_its_end(at):
+    """Mode adapt: its first round is 1 again, whatever the trained run came to."""
+    for server_round in range(1, 11):
+        keep(at(server_round, run_name="trained", returns_to=(5, 10)), "kept", numbered(server_round))
+    adapting = {"run_name": "adapted", "line": "second", "lineage": (Point("trained", "first", 10),)}
+    for server_round in (1, 2, 5, 6, 10, 11):
+        assert number_in(at(server_round, **adapting).load("kept")) == 10
+    keep(at(2, **adapting), "kept", numbered(77))
+    assert [number_in(at(server_round, **adapting).load("kept")) for server_round in (2, 3)] == [10, 77]
+
+
 # Against a plain model: whatever a server does, a load is what the client had at that place, or a refusal
 
 TRAIN, CHECKPOINT, BACK, BRANCH, SKIP = "train", "checkpoint", "back", "branch", "skip"

@@ -246,6 +246,25 @@ def test_known_clients_are_as_good_as_they_were_at_the_end_of_training_bit_for_b
             assert all(torch.equal(value, model[1][name]) for name, value in model[0].items())
 
 
+def test_known_clients_have_the_statistics_of_the_end_of_training_from_the_first_round_on(runs):
+    """However long it was: the rounds of mode adapt begin at 1 again."""
+    folder = runs.train(num_rounds=5)
+    adapted, _ = runs.adapt(folder, num_rounds=2)
+    for line in lines_of(adapted):
+        assert line["failure-list"] == []
+        assert {key: line["client-accuracy"][key] for key in KNOWN} == lines_of(folder)[-1]["client-accuracy"]
+
+
+def test_a_known_client_that_has_lost_its_statistics_is_refused_and_not_tested_without(runs):
+    folder, _ = runs.run()
+    for path in (folder / "clients" / KNOWN[0]).iterdir():
+        path.unlink()
+    adapted, _ = runs.adapt(folder)
+    failures = [failure for line in lines_of(adapted) for failure in line["failure-list"]]
+    assert {(failure["client"], failure["reason"]) for failure in failures} == {(KNOWN[0], "state-missing")}
+    assert all(line["client-accuracy"].keys() == {*KNOWN[1:], NEW} for line in lines_of(adapted))
+
+
 def test_statistics_of_the_training_run_are_left_as_they_are(runs):
     folder = runs.train()
     kept = {path: path.read_bytes() for path in (folder / "clients").rglob("*.pt")}

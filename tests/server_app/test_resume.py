@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -211,10 +212,27 @@ def test_a_branch_that_is_stopped_before_its_first_checkpoint_goes_on_from_its_p
 def test_a_branch_does_not_mix_with_a_run_that_is_there_already(federation: Federation) -> None:
     for name in ("one", "other"):
         assert federation.run(name, num_rounds=4)
-    before = {path: path.read_bytes() for path in federation.folder("other").rglob("*.jsonl")}
-    with pytest.raises(UserError, match="other already holds a run"):
-        federation.run("other", resume=str(federation.folder("one")))
-    assert {path: path.read_bytes() for path in federation.folder("other").rglob("*.jsonl")} == before
+    before = {path: path.read_bytes() for path in federation.folder("other").rglob("*") if path.is_file()}
+    older = federation.folder("one") / "checkpoints" / round_file(min(checkpoint.rounds(federation.folder("one"))))
+    for start in (federation.folder("one"), older):
+        with pytest.raises(UserError, match=r"other holds a run already, which .* is not of: choose another run-name"):
+            federation.run("other", num_rounds=6, resume=str(start))
+    assert {path: path.read_bytes() for path in federation.folder("other").rglob("*") if path.is_file()} == before
+
+
+def test_a_checkpoint_from_elsewhere_takes_the_place_of_one_of_its_round(
+    federation: Federation, tmp_path: Path
+) -> None:
+    """A run is gone back to by a copy that was put by, of a round that its folder has of another line."""
+    assert federation.run("run", num_rounds=2, checkpoint_every=1)
+    folder = federation.folder("run") / "checkpoints"
+    elsewhere = tmp_path / "backup.pt"
+    shutil.copyfile(folder / round_file(2), elsewhere)
+    (folder / round_file(2)).write_bytes(b"of another line")
+    assert not federation.run("run", 10, num_rounds=4, checkpoint_every=100, resume=str(elsewhere))
+    assert (folder / round_file(2)).read_bytes() == elsewhere.read_bytes()
+    (aside,) = federation.folder("run").glob(f"set-aside/*/{round_file(2)}")
+    assert aside.read_bytes() == b"of another line"
 
 
 @pytest.mark.parametrize("settings", [{}, {"keep_local": "*.bias", "participation": 1.0}], ids=["statistics", "kept"])
