@@ -22,7 +22,7 @@ from server_app.methods.base import Method
 from server_app.rounds.log import RoundLog
 from server_app.rounds.mailroom import TTL_MARGIN
 from server_app.rounds.registry import Registry
-from server_app.rounds.round_trip import OpenRequests, failure_of
+from server_app.rounds.round_trip import BROKEN, OpenRequests, failure_of
 
 _START_PATIENCE = 300.0  # seconds
 _LOOK_EVERY = 0.5  # seconds between looks for nodes
@@ -128,7 +128,7 @@ class Membership:
             for node in by_node.keys() - live:
                 del by_node[node]  # type: ignore[attr-defined]
 
-    def _late_answers(self, grid: Grid) -> dict[str, Message]:
+    def _late_answers(self, grid: Grid) -> dict[str, Message | None]:
         """Answers to greetings of earlier looks; those that will never come are noted."""
         asked = self._asked.nodes()
         answers = self._asked.look(grid)
@@ -153,7 +153,7 @@ class Membership:
             if not self._asked.send(grid, str(node), message):
                 self._fail(node, "not-sent", "Flower refused the message: the node is gone")
 
-    def _take(self, answers: Mapping[str, Message], live: Set[int]) -> None:
+    def _take(self, answers: Mapping[str, Message | None], live: Set[int]) -> None:
         """Register who has answered, or note why not; by node, so that nothing depends on who answered first."""
         for node in sorted(map(int, answers)):
             try:
@@ -164,8 +164,10 @@ class Membership:
                 self._rests_until.pop(node, None)
                 self._told.pop(node, None)
 
-    def _registration(self, node: int, message: Message) -> Registration:
+    def _registration(self, node: int, message: Message | None) -> Registration:
         """What a node answered. Raises ProtocolError."""
+        if message is None:
+            raise ProtocolError(*BROKEN)
         if failure := failure_of(message, node, self._log.quotes_clients):
             raise ProtocolError(*failure)
         return protocol.decode_registration(message.content, self._method.facts)

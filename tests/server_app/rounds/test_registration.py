@@ -272,3 +272,20 @@ def test_no_client_key_is_shown_and_a_resumed_run_goes_on_under_the_same_labels(
     for path in played.folder.rglob("*"):
         if path.is_file() and path.suffix != ".pt":
             assert UUID.encode() not in path.read_bytes(), path
+
+
+def test_a_registration_whose_bytes_are_no_message_is_refused_and_the_others_go_on(small, monkeypatch):
+    config = load_config(small)
+    grid = InProcessGrid(Scripted(), NUM_CLIENTS)
+    pull, asked = grid.pull_messages, []
+
+    def pull_messages(identifiers):
+        if "message-1" in identifiers and len(asked) < 2:
+            asked.append(identifiers)
+            raise ValueError("no record")
+        return pull(identifiers)
+
+    monkeypatch.setattr(grid, "pull_messages", pull_messages)
+    played = start(config, grid, strategy_for(config))
+    assert failures(played) == [{"malformed": 1}, {}, {}]
+    assert cohorts(played) == [list("023")] * 3
