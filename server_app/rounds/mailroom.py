@@ -24,11 +24,10 @@ from common.settings import Bounded
 from server_app.client import Client, natural_order
 from server_app.methods.base import Exchange, Replies, Reply
 from server_app.rounds.lineage import Lineage
-from server_app.rounds.log import RoundLog
+from server_app.rounds.log import WRONG_COUNT, RoundLog
 from server_app.rounds.pulling import Pull
 from server_app.rounds.round_trip import OpenRequests, RoundTrip
 
-WRONG_COUNT = "wrong-count"  # the reason of a reply whose counts are not those of the registration
 TTL_MARGIN = 60.0  # seconds that Flower keeps a message beyond the deadline, so that it is ours that ends an exchange
 
 
