@@ -28,6 +28,7 @@ from common.evaluation import Evaluation
 from common.instructions import Instructions
 from common.methods import built_in, find_client
 from common.protocol import PrivacySpent, Registration, Result
+from common.refusal import ANOTHER_CLIENT
 from common.settings import Compressed
 
 
@@ -69,7 +70,7 @@ class Trainer:
         instructions = protocol.decode_instructions(content)
         site = self._site_of(instructions.seed)
         if instructions.client_key != site.key:
-            raise ProtocolError("another-client", "the exchange is for a client with another key than this one has now")
+            raise ProtocolError(ANOTHER_CLIENT, "the exchange is for a client with another key than this one has now")
         half = _half(instructions.method, site)
         method = half(protocol.decode_settings(content, half.Settings))
         functions = half.exchanges()

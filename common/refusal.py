@@ -14,9 +14,10 @@ from common.text import printable
 # Reason codes that a client may answer with; for each, what the server says of a site that does. The site's log says
 # what exactly it was.
 _LOG = "the site's own log says what it was"
+ANOTHER_CLIENT = "another-client"
 REASONS = {
     # What it was asked does not fit it.
-    "another-client": "the site takes part under another client key by now; it is asked to register again",
+    ANOTHER_CLIENT: "the site takes part under another client key by now; it is asked to register again",
     "malformed": f"the site refused a message that is not what it should be; {_LOG}",
     "version": "the site runs another release: install the same one on all machines",
     "wrong-dtype": f"the site refused an array of another type than the exchange has; {_LOG}",

@@ -13,12 +13,18 @@ from torch import Tensor
 
 from common.arrays import Arrays
 from common.config import Config
+from common.device import free_memory
 from common.protocol import DELTA, THETA
 from common.schema import Schema, Vector
 from common.settings import Bounded
 from server_app.client import Client
 from server_app.methods.base import Exchange, Exchanges, Method
 from server_app.optim import mean_delta
+
+# Beside a vector: the new one, the mean's sum, a client's delta, and the bytes of a message up and of one down.
+_VECTORS_A_SIZE = 6
+_BYTES_A_NUMBER = 4  # float32
+_GIB = 2**30
 
 
 class FedAvg(Method):
@@ -32,10 +38,26 @@ class FedAvg(Method):
         self.averages: dict[int, Tensor] = {}  # K -> w [K] float32
 
     def admit(self, clients: Sequence[Client]) -> Mapping[str, str]:
-        """Start the vector of a new K at zero, which is the seeded initialisation itself."""
-        for client in clients:
-            self.averages.setdefault(client.num_params, torch.zeros(client.num_params))
-        return {}
+        """Start the vector of a new K at zero, which is the seeded initialisation itself.
+
+        The smallest first, as long as there is memory: one that asks for too much takes nothing from the others.
+        """
+        refused: dict[str, str] = {}
+        taken, free = 0, free_memory(torch.device("cpu"))
+        for client in sorted(clients, key=lambda client: client.num_params):
+            if client.num_params in self.averages:
+                continue
+            needed = _VECTORS_A_SIZE * _BYTES_A_NUMBER * client.num_params
+            if taken + needed > free:
+                refused[client.key] = (
+                    f"An average of {client.num_params:,} parameters (K) takes {needed / _GIB:.2f} GiB, and "
+                    f"{(free - taken) / _GIB:.2f} GiB are left: let fewer sizes of models take part, or use a machine "
+                    "with more memory."
+                )
+                continue
+            taken += needed
+            self.averages[client.num_params] = torch.zeros(client.num_params)
+        return refused
 
     def round(self, cohort: Sequence[Client]) -> Exchanges:
         """w = sum_i (m_i / M) w_i over the clients of each K, as w - sum_i (m_i / M) (w - w_i)."""

@@ -16,6 +16,9 @@ from common.errors import ProtocolError, UserError
 from common.files import write_text
 from server_app.client import shortened
 
+NOT_BOUND = "not-bound"  # the reason of a registration whose binding the server cannot read or write
+_LOCK_PATIENCE = 5.0  # seconds
+
 _BINDINGS = "bindings.json"  # client key -> node id
 _REGISTERED = "registered.json"  # name of a site -> its node id and more, as `mh-pfedhn server` writes it
 
@@ -23,8 +26,7 @@ _REGISTERED = "registered.json"  # name of a site -> its node id and more, as `m
 class Bindings:
     """The bindings in a server's state folder, and the names of its sites.
 
-    Both files are read at every call: while a run goes on, sites are registered and keys are forgotten. All methods
-    raise UserError for a file that cannot be read.
+    Both files are read at every call: while a run goes on, sites are registered and keys are forgotten.
     """
 
     def __init__(self, state: Path) -> None:
@@ -32,26 +34,26 @@ class Bindings:
         self._sites = state / _REGISTERED
 
     def check(self, key: str, node_id: int) -> None:
-        """Raise ProtocolError when a client key is bound to another node."""
-        self._check(key, node_id, _read(self._path))
+        """Raise ProtocolError when a client key is bound to another node, or when the bindings cannot be read."""
+        with _refusing(self._path):
+            self._check(key, node_id, _read(self._path))
 
     def bind(self, key: str, node_id: int) -> None:
         """Bind a client key to the node that claims it.
 
         Raises ProtocolError when it is bound to another, or when the binding cannot be written down.
         """
-        try:
+        with _refusing(self._path):
+            if _read(self._path).get(key) == node_id:
+                return
             with self._locked() as nodes:
                 self._check(key, node_id, nodes)
-                if key not in nodes:
-                    self._write(nodes | {key: node_id})
-        except OSError as error:
-            raise ProtocolError("not-bound", f"{self._path} cannot be written: {error.strerror or error}") from error
+                self._write(nodes | {key: node_id})
 
     def forget(self, name: str) -> list[str]:
         """Unbind a client key, given whole or shortened, or all keys of a site; return what was unbound, in words.
 
-        Raises UserError when there is none such, or more than one.
+        Raises UserError when there is none such, or more than one, and for a file that cannot be read or written.
         """
         if not self._path.parent.is_dir():
             raise UserError(f"There is no folder {self._path.parent}: name the state folder of `mh-pfedhn server`.")
@@ -64,8 +66,14 @@ class Bindings:
         return [self._words(key, nodes[key]) for key in keys]
 
     def site_at(self, node_id: int) -> str:
-        """The name of the site that speaks through a node; empty when it was registered in another way."""
-        return self._names().get(node_id, "")
+        """The name of the site that speaks through a node; empty when it was registered in another way.
+
+        Also when the names cannot be read: they are for those who read logs, and no run ends for want of them.
+        """
+        try:
+            return self._names().get(node_id, "")
+        except UserError:
+            return ""
 
     def name_of(self, node_id: int) -> str:
         """The same, or which node it is."""
@@ -80,8 +88,8 @@ class Bindings:
             )
 
     def _keys_of(self, name: str, nodes: dict[str, int]) -> list[str]:
-        begins = name.removesuffix("…")
-        own = [key for key, node in nodes.items() if name and self.site_at(node) == name]
+        begins, sites = name.removesuffix("…"), self._names()
+        own = [key for key, node in nodes.items() if name and sites.get(node) == name]
         alike = [name] if name in nodes else [key for key in nodes if begins and key.startswith(begins)]
         found = own or alike
         known = ", ".join(self._words(key, node) for key, node in nodes.items()) or "none"
@@ -103,11 +111,22 @@ class Bindings:
     @contextmanager
     def _locked(self) -> Iterator[dict[str, int]]:
         """The bindings, while no other run or command reads or writes them."""
-        with FileLock(self._path.with_suffix(".lock")):
+        with FileLock(self._path.with_suffix(".lock"), timeout=_LOCK_PATIENCE):
             yield _read(self._path)
 
     def _write(self, nodes: dict[str, int]) -> None:
         write_text(self._path, json.dumps(nodes, indent=1) + "\n", mode=0o600)
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """A file that cannot be read or written, or is locked for long, costs a node its registration, not all the run."""
+    try:
+        yield
+    except UserError as error:
+        raise ProtocolError(NOT_BOUND, str(error)) from error
+    except OSError as error:
+        raise ProtocolError(NOT_BOUND, f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -7,15 +7,18 @@ from logging import INFO, WARNING
 
 from flwr.common import log
 
+from common.refusal import ANOTHER_CLIENT
 from common.text import printable
 from server_app.client import natural_order
 from server_app.results import PHASES, Failure, RoundRecord
+from server_app.rounds.registry import CHANGED_SIZE
 from server_app.weights import capped_weights
 
+WRONG_COUNT = "wrong-count"  # the reason of a reply whose counts are not those of the registration
 _NAMED = 10  # of the clients that are waited for
 
 # Why a client may not be the one that the server takes it for any more: its key, model or data were changed.
-_DOUBTFUL = ("another-client", "changed-size", "wrong-length", "wrong-count")
+_DOUBTFUL = (ANOTHER_CLIENT, CHANGED_SIZE, "wrong-length", WRONG_COUNT)
 
 
 class RoundLog:

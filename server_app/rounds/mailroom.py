@@ -24,10 +24,10 @@ from common.settings import Bounded
 from server_app.client import Client, natural_order
 from server_app.methods.base import Exchange, Replies, Reply
 from server_app.rounds.lineage import Lineage
-from server_app.rounds.log import RoundLog
+from server_app.rounds.log import WRONG_COUNT, RoundLog
+from server_app.rounds.pulling import Pull
 from server_app.rounds.round_trip import OpenRequests, RoundTrip
 
-WRONG_COUNT = "wrong-count"  # the reason of a reply whose counts are not those of the registration
 TTL_MARGIN = 60.0  # seconds that Flower keeps a message beyond the deadline, so that it is ours that ends an exchange
 
 
@@ -57,7 +57,8 @@ class Mailroom:
         is_bounded = issubclass(config.halves.server.Settings, Bounded)
         self._max_norm = config.settings(Bounded).max_delta_norm if is_bounded else math.inf
         self._client_settings = config.settings(config.halves.client.Settings)
-        self._owed = OpenRequests()  # by clients, from exchanges that ended without them
+        self._pull = Pull()
+        self._owed = OpenRequests(self._pull)  # by clients, from exchanges that ended without them
 
     def exchange(self, grid: Grid, exchange: Exchange, occasion: Occasion) -> tuple[Replies, dict[str, Evaluation]]:
         """Send an exchange; return the good replies, and the tests that came with them, each by client."""
@@ -68,7 +69,9 @@ class Mailroom:
         requests = self._requests(clients, exchange, occasion, outgoing)
         quorum = 1.0 if occasion.final else self._config.quorum
         log = self._log
-        trip = RoundTrip(grid, requests, len(clients), self.deadline, quorum, log.fail, log.quotes_clients, log.wait)
+        trip = RoundTrip(
+            grid, requests, len(clients), self.deadline, quorum, log.fail, log.quotes_clients, log.wait, self._pull
+        )
         replies: dict[str, Reply] = {}
         tests: dict[str, Evaluation] = {}
         with self._log.timed("exchange"):

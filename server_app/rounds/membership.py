@@ -19,20 +19,21 @@ from common.protocol import Registration
 from common.refusal import PASSING
 from server_app.client import Client, natural_order
 from server_app.methods.base import Method
+from server_app.rounds.bindings import NOT_BOUND
 from server_app.rounds.log import RoundLog
 from server_app.rounds.mailroom import TTL_MARGIN
 from server_app.rounds.registry import Registry
-from server_app.rounds.round_trip import OpenRequests, failure_of
+from server_app.rounds.round_trip import BROKEN, OpenRequests, failure_of
 
 _START_PATIENCE = 300.0  # seconds
 _LOOK_EVERY = 0.5  # seconds between looks for nodes
 _PAUSE = 1.0  # seconds between looks for clients
 _REST = 30.0  # seconds after which a node is asked again whose registration failed
 _SHORT_REST = 10.0  # the same, where the reason may soon be gone
-_PASSING = (
+_SHORT_REST_REASONS = (
     *("client-raised", "client-crashed", "client-not-loadable", "node-unavailable", "message-unavailable"),
     *PASSING,
-    "key-in-use",
+    *("key-in-use", NOT_BOUND),
 )
 
 
@@ -75,6 +76,8 @@ class Membership:
     def gather(self, grid: Grid) -> list[Client]:
         """The clients that can take part in a round; waits for `min-clients` of them, at most for the deadline.
 
+        One that is in doubt is left out until it has said who it is, unless the run would end for want of it.
+
         Raises UserError when too few came.
         """
         at_least = self._config.min_clients
@@ -85,15 +88,18 @@ class Membership:
             self.register_new_nodes(grid)
             clients = self.connected(grid)
             self._say_who_left_or_came_back({client.key for client in clients})
-            if len(clients) >= at_least:
-                return clients
+            sure = [client for client in clients if client.node_id not in self._asked.nodes()]
+            if len(sure) >= at_least and (sure == clients or any(map(self._method.trains, sure))):
+                return sure
             if time.monotonic() >= ends:
+                if len(clients) >= at_least:
+                    return clients
                 raise UserError(
                     f"{len(clients)} clients are connected and registered after {patience:g} s, but min-clients is "
                     f"{at_least}; the lines above name the reason of each node that could not be."
                 )
-            if len(clients) != said:
-                said = len(clients)
+            if len(sure) != said:
+                said = len(sure)
                 log(INFO, "%d of at least %d clients (min-clients) are here; waiting.", said, at_least)
             time.sleep(_PAUSE)
 
@@ -107,28 +113,30 @@ class Membership:
         live = set(grid.get_node_ids())
         known = {client.key for client in self.registry.clients}
         self._forget_nodes_but(live)
-        self._take(self._late_answers(grid), live)
+        admitted = self._take(self._late_answers(grid), live)
         new = sorted(live - self._not_to_be_asked())
         is_first = bool(new) and not self._has_waited
         # The first exchange of a simulation waits for its workers to start, whatever the deadline of a round.
         is_starting = is_first and not self._nodes_may_come
         patience = max(self.deadline, _START_PATIENCE) if is_starting else self.deadline
         self._greet(grid, new, patience)
-        self._take(self._asked.wait(grid, patience if is_first else 0.0), live)
+        admitted |= self._take(self._asked.wait(grid, patience if is_first else 0.0), live)
         if is_first:
             self._has_waited = True
             for node in sorted(self._asked.nodes()):
                 self._fail(node, "late", f"it did not say who it is within {patience:g} s; the run begins without it")
         self._admit_all_but(known)
+        for node in admitted & self.registry.nodes():  # there was room for it, too
+            self._rests_until.pop(node, None)
+            self._told.pop(node, None)
 
     def _forget_nodes_but(self, live: Set[int]) -> None:
         """A node that went away may try again at once."""
         self._asked.forget_nodes_but(live)
-        for by_node in (self._rests_until, self._told):
-            for node in by_node.keys() - live:
-                del by_node[node]  # type: ignore[attr-defined]
+        self._rests_until = {node: until for node, until in self._rests_until.items() if node in live}
+        self._told = {node: reason for node, reason in self._told.items() if node in live}
 
-    def _late_answers(self, grid: Grid) -> dict[str, Message]:
+    def _late_answers(self, grid: Grid) -> dict[str, Message | None]:
         """Answers to greetings of earlier looks; those that will never come are noted."""
         asked = self._asked.nodes()
         answers = self._asked.look(grid)
@@ -153,26 +161,32 @@ class Membership:
             if not self._asked.send(grid, str(node), message):
                 self._fail(node, "not-sent", "Flower refused the message: the node is gone")
 
-    def _take(self, answers: Mapping[str, Message], live: Set[int]) -> None:
-        """Register who has answered, or note why not; by node, so that nothing depends on who answered first."""
+    def _take(self, answers: Mapping[str, Message | None], live: Set[int]) -> set[int]:
+        """Register who has answered, or note why not; return the nodes of those who are.
+
+        By node, so that nothing depends on who answered first.
+        """
+        admitted = set()
         for node in sorted(map(int, answers)):
             try:
                 self.registry.admit(self._registration(node, answers[str(node)]), node, live)
             except ProtocolError as error:
                 self._fail(node, error.reason, error.detail)
             else:
-                self._rests_until.pop(node, None)
-                self._told.pop(node, None)
+                admitted.add(node)
+        return admitted
 
-    def _registration(self, node: int, message: Message) -> Registration:
+    def _registration(self, node: int, message: Message | None) -> Registration:
         """What a node answered. Raises ProtocolError."""
+        if message is None:
+            raise ProtocolError(*BROKEN)
         if failure := failure_of(message, node, self._log.quotes_clients):
             raise ProtocolError(*failure)
         return protocol.decode_registration(message.content, self._method.facts)
 
     def _fail(self, node: int, reason: str, detail: str, name: str = "") -> None:
         """Let a node rest before it is asked again; said once, not every time that it fails for the same reason."""
-        self._rests_until[node] = time.monotonic() + (_SHORT_REST if reason in _PASSING else _REST)
+        self._rests_until[node] = time.monotonic() + (_SHORT_REST if reason in _SHORT_REST_REASONS else _REST)
         if self._told.get(node) != reason:
             self._told[node] = reason
             self._log.fail(name or self.registry.node_name(node), reason, detail)
@@ -196,7 +210,8 @@ class Membership:
             else:
                 self._joined(client)
         joined = len(self.registry.clients) - len(known)
-        log(INFO, "%d clients joined, %d in all.", joined, len(self.registry.clients))
+        if joined:
+            log(INFO, "%d clients joined, %d in all.", joined, len(self.registry.clients))
 
     def _say_who_left_or_came_back(self, present: set[str]) -> None:
         for key in sorted(self._present - present, key=natural_order):

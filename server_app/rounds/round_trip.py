@@ -15,6 +15,7 @@ from flwr.serverapp import Grid
 
 from common.refusal import REASONS, decode_refusal
 from common.text import printable
+from server_app.rounds.pulling import Pull
 
 # Seconds between looks for replies: a share of what has been waited, so that what looking adds to a wait is small.
 _FIRST_PAUSE = 0.02
@@ -24,6 +25,7 @@ _SILENCE = 30.0  # seconds after which a wait is told of, again and again
 
 _RAY_PREAMBLE = "Exception ClientAppException occurred. Message: "
 
+BROKEN = "malformed", "the bytes of the reply are no message"
 _WRONG_SENDER = "wrong-sender", "the reply is from another node than the one that was asked"
 
 # Flower's error codes: what happened, and what is said of it where the node's own words are not to be quoted.
@@ -70,7 +72,8 @@ class OpenRequests:
     an old one would be late for ever.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pull: Pull | None = None) -> None:
+        self._pull = pull or Pull()
         self._open: dict[str, OpenRequest] = {}
 
     def add(self, trip: "RoundTrip") -> None:
@@ -85,13 +88,17 @@ class OpenRequests:
             return True
         return False
 
-    def look(self, grid: Grid) -> dict[str, Message]:
-        """Replies that have come since, by client. They and what has expired are forgotten."""
+    def look(self, grid: Grid) -> dict[str, Message | None]:
+        """Replies that have come since, by client; None for one whose bytes are no message.
+
+        They and what has expired are forgotten.
+        """
         if not self._open:
             return {}
         clients = {request.identifier: client for client, request in self._open.items()}
-        late: dict[str, Message] = {}
-        for message in grid.pull_messages(list(clients)):
+        messages, broken = self._pull(grid, list(clients))
+        late: dict[str, Message | None] = {clients[identifier]: None for identifier in broken}
+        for message in messages:
             if message.metadata.reply_to_message_id in clients:
                 late.setdefault(clients[message.metadata.reply_to_message_id], message)  # of several the first counts
         now = time.monotonic()
@@ -100,7 +107,7 @@ class OpenRequests:
         }
         return late
 
-    def wait(self, grid: Grid, patience: float) -> dict[str, Message]:
+    def wait(self, grid: Grid, patience: float) -> dict[str, Message | None]:
         """As `look`, until every request has its reply or `patience` seconds have passed."""
         began = time.monotonic()
         replies = self.look(grid)
@@ -148,6 +155,7 @@ class RoundTrip:
     reject: is told of every client that fails.
     quotes_clients: whether their own words may be passed on to it.
     wait: is told every 30 s who has not answered yet, if anybody wants to know.
+    pull: how replies are pulled, in this exchange and others.
     """
 
     def __init__(
@@ -160,6 +168,7 @@ class RoundTrip:
         reject: Reject,
         quotes_clients: bool = False,
         wait: Wait | None = None,
+        pull: Pull | None = None,
     ) -> None:
         self._grid = grid
         self._requests = requests
@@ -168,6 +177,7 @@ class RoundTrip:
         self._note = reject
         self._quotes_clients = quotes_clients
         self._wait = wait
+        self._pull = pull or Pull()
         self._rejected: set[str] = set()
         self._asked: dict[str, str] = {}  # message id -> client key
         self._nodes: dict[str, int] = {}  # client key -> the node that was asked
@@ -199,7 +209,11 @@ class RoundTrip:
         arrived: set[str] = set()
         told = time.monotonic()
         while waiting:
-            messages = deque(self._grid.pull_messages(list(waiting)))
+            pulled, broken = self._pull(self._grid, list(waiting))
+            messages = deque(pulled)
+            del pulled
+            for identifier in broken:
+                self.reject(waiting.pop(identifier), *BROKEN)
             while messages:
                 message = messages.popleft()  # held no longer than it is looked at
                 asked = message.metadata.reply_to_message_id

@@ -2,7 +2,19 @@
 
 import pytest
 import torch
-from playing import FINISH, NUM_CLIENTS, PERSONAL, SIZES, Scripted, array_of, evaluated_by_hand, play, raises
+from playing import (
+    FINISH,
+    NUM_CLIENTS,
+    PERSONAL,
+    SIZES,
+    Scripted,
+    array_of,
+    cohorts,
+    evaluated_by_hand,
+    failures,
+    play,
+    raises,
+)
 
 from client_app.site.simulated import simulated_site
 from common.protocol import THETA
@@ -58,3 +70,14 @@ def test_fedavg_equals_the_average_of_weights_that_pytorch_trained(run_config):
     assert played.lines[0]["client-accuracy"] == pytest.approx(
         {site.key: evaluated_by_hand(played, site.key, final).accuracy for site in sites}, abs=1e-6
     )
+
+
+def test_a_size_for_which_there_is_no_memory_is_left_out_and_the_others_go_on(small, monkeypatch):
+    monkeypatch.setattr("server_app.methods.fedavg.free_memory", lambda device: 24 * (2 + 5))
+    sizes = {"0": 1000, "1": 2, "2": 5, "3": 5}
+    played = play(small, Scripted(sizes=sizes), method="fedavg")
+    assert cohorts(played) == [list("123")] * 3
+    assert failures(played) == [{"no-room": 1}, {}, {}]
+    (failure,) = played.lines[0]["failure-list"]
+    assert failure["detail"].startswith("An average of 1,000 parameters (K) takes 0.00 GiB")
+    assert set(played.method.averages) == {2, 5}

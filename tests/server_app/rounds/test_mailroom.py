@@ -42,8 +42,8 @@ from common.schema import Array, UpTo, Vector
 from server_app.client import Client
 from server_app.methods.base import Exchange
 from server_app.rounds.lineage import Lineage
-from server_app.rounds.log import RoundLog
-from server_app.rounds.mailroom import WRONG_COUNT, Mailroom, Occasion
+from server_app.rounds.log import WRONG_COUNT, RoundLog
+from server_app.rounds.mailroom import Mailroom, Occasion
 
 pytestmark = pytest.mark.usefixtures("clock", "_no_drawing", "_new_process")
 

@@ -177,6 +177,63 @@ def test_only_reasons_that_put_a_client_in_doubt_make_it_be_asked_again(reason):
     assert log.doubtful == (set() if reason == "not-finite" else {"7"})
 
 
+@pytest.mark.parametrize("answers_after", [15.0, math.inf])
+def test_a_client_in_doubt_loses_no_other_round_until_it_has_said_who_it_is(small, clock, answers_after):
+    config = load_config(small | {"deadline": 1000.0, "num-rounds": 6})
+    answer = Renamed()
+    grid = Timed(answer, clock, {})
+    push = grid.push_messages
+
+    def push_messages(messages):
+        (message,) = messages
+        if kind_of(message) == REGISTER and answer.began:
+            grid.seconds["3", REGISTER] = answers_after
+        return push(messages)
+
+    grid.push_messages = push_messages
+    played = start(config, grid, strategy_for(config, nodes_may_come=True))
+    # The final weights, the last round's, are offered to one in doubt too.
+    assert failures(played)[:-1] == [{}, {"another-client": 1}, {}, {}, {}]
+    joined = {*"012", "new-key"} if math.isfinite(answers_after) else set("012")
+    # Asked at 20 s; a round takes ten.
+    assert [set(line["client-train-loss"]) for line in played.lines[1:]] == [set("012")] * 3 + [joined] * 2
+
+
+def test_a_client_in_doubt_that_says_nothing_ends_no_run(small, clock):
+    """Without it there are fewer than min-clients: it is waited for, and asked as who it was."""
+    spoilt = Scripted({("3", PERSONAL, 1): replaced_delta(lambda delta: delta[:-1])})
+    config = load_config(small | {"deadline": 30.0, "min-clients": 4})
+    grid = Timed(spoilt, clock, {})
+    push = grid.push_messages
+
+    def push_messages(messages):
+        if kind_of(messages[0]) == PERSONAL:
+            grid.seconds["3", REGISTER] = math.inf
+        return push(messages)
+
+    grid.push_messages = push_messages
+    played = start(config, grid, strategy_for(config, nodes_may_come=True))
+    assert cohorts(played) == [list("0123")] * 3
+    assert failures(played)[:2] == [{"wrong-length": 1}, {}]
+
+
+def test_a_node_without_room_is_complained_of_once_however_often_it_is_asked(small, clock, caplog):
+    config = load_config(small | {"deadline": 1000.0, "num-rounds": 10})
+    strategy = strategy_for(config, nodes_may_come=True)
+    admit = strategy.method.admit
+
+    def has_no_room_for_3(clients):
+        taken = [client for client in clients if client.key != "3"]
+        refused = admit(taken) if taken else {}
+        return dict(refused) | {client.key: "It is too large." for client in clients if client.key == "3"}
+
+    strategy.method.admit = has_no_room_for_3
+    played = start(config, Timed(Scripted(), clock, {}), strategy)
+    assert len(played.sent(REGISTER)) == NUM_CLIENTS + 3  # again at 30, 60 and 90 s, and at the end
+    assert failures(played) == [{"no-room": 1}] + [{}] * 9
+    assert [text for text in caplog.messages if "joined" in text] == ["3 clients joined, 3 in all."]
+
+
 # Whose key it is ------------------------------------------------------------------------------------------------------
 
 
@@ -272,3 +329,20 @@ def test_no_client_key_is_shown_and_a_resumed_run_goes_on_under_the_same_labels(
     for path in played.folder.rglob("*"):
         if path.is_file() and path.suffix != ".pt":
             assert UUID.encode() not in path.read_bytes(), path
+
+
+def test_a_registration_whose_bytes_are_no_message_is_refused_and_the_others_go_on(small, monkeypatch):
+    config = load_config(small)
+    grid = InProcessGrid(Scripted(), NUM_CLIENTS)
+    pull, asked = grid.pull_messages, []
+
+    def pull_messages(identifiers):
+        if "message-1" in identifiers and len(asked) < 2:
+            asked.append(identifiers)
+            raise ValueError("no record")
+        return pull(identifiers)
+
+    monkeypatch.setattr(grid, "pull_messages", pull_messages)
+    played = start(config, grid, strategy_for(config))
+    assert failures(played) == [{"malformed": 1}, {}, {}]
+    assert cohorts(played) == [list("023")] * 3

@@ -5,6 +5,7 @@ import multiprocessing
 import stat
 
 import pytest
+from filelock import FileLock
 
 from common.errors import ProtocolError, UserError
 from common.protocol import Registration
@@ -157,6 +158,38 @@ def test_a_client_that_registers_again_may_have_other_numbers_of_samples(registr
     assert known == client("a", 50, NOWHERE, train=40, test=20)  # who speaks there says something else now
 
 
+def test_a_node_may_bring_some_keys_into_a_run_and_not_one_each_round(registry):
+    for key in ("b", "c"):
+        registry.admit(registration(key, 50), 7, {7, 8})
+    with pytest.raises(ProtocolError, match=r"under 3 client keys in this run.*, or restart the run") as error:
+        registry.admit(registration("d", 50), 7, {7, 8})
+    assert error.value.reason == "too-many-keys"
+    assert registry.nodes() == set()
+    assert registry.admit(registration("b", 50), 7, {7, 8}).node_id == 7  # back under an old one
+    assert registry.admit(registration("d", 50), 8, {7, 8}).node_id == 8  # another node
+
+
+def test_keys_of_earlier_processes_do_not_count_and_neither_do_refused_ones():
+    registry = Registry(max_params=100, max_samples=1000)
+    for key in "abcd":
+        registry.restore(client(key, 50, NOWHERE))
+        registry.admit(registration(key, 50), 7, {7})
+    for number in range(5):
+        with pytest.raises(ProtocolError, match="max-params"):
+            registry.admit(registration(f"large-{number}", 101), 7, {7})
+    registry.admit(registration("e", 50), 7, {7})
+    for _ in range(5):  # the same key, for which the method has no room
+        registry.remove("e")
+        registry.admit(registration("e", 50), 7, {7})
+
+
+def test_a_client_that_is_refused_binds_no_key(state):
+    registry = bound(state)
+    registry.restore(client(KEY, 60, NOWHERE))
+    assert refusal(registry, KEY, 7).reason == "changed-size"
+    assert not (state / "bindings.json").exists()
+
+
 # Bound to a node ------------------------------------------------------------------------------------------------------
 
 KEY = "0b6d1c9e-7a51-4c3f-9d5e-2f1a86c4e077"  # of the site "hospital", through node 7
@@ -241,14 +274,43 @@ def test_only_the_server_can_read_the_bindings(state):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize(
-    ("name", "content"), [("bindings.json", "{"), ("bindings.json", "[]"), ("registered.json", "7")]
-)
-def test_a_damaged_file_is_told_and_binds_nothing_anew(state, name, content):
-    bound(state).admit(registration(KEY, 50), 7, {7})
-    (state / name).write_text(content)
-    with pytest.raises(UserError, match=f"{name} .*restore it"):
-        bound(state).admit(registration(KEY, 50), 8, {8})
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_damaged_bindings_bind_nothing_anew_and_cost_a_node_its_registration_and_no_more(state, content):
+    registry = bound(state)
+    registry.admit(registration(KEY, 50), 7, {7})
+    (state / "bindings.json").write_text(content)
+    for node, key in ((8, KEY), (8, "new"), (7, KEY), (7, "new")):
+        error = refusal(registry, key, node)
+        assert error.reason == "not-bound"
+        assert "bindings.json" in error.detail
+        assert "restore it" in error.detail
+    assert [(client.key, client.node_id) for client in registry.clients] == [(KEY, 7)]  # it is still there
+    with pytest.raises(UserError, match=r"bindings.json .*restore it"):
+        Bindings(state).forget(KEY)
+    assert (state / "bindings.json").read_text() == content
+
+
+def test_without_the_names_of_sites_nodes_are_shown_by_their_numbers(state):
+    registry = bound(state)
+    registry.admit(registration(KEY, 50), 7, {7, 8})
+    (state / "registered.json").write_text("7")
+    assert registry.node_name(7) == "node 7"
+    error = refusal(registry, KEY, 8)
+    assert error.reason == "key-bound"
+    assert "belongs to node 7" in error.detail
+    assert registry.admit(registration(ALIKE, 50), 8, {7, 8}).label == "0b6d1c9e…"
+    with pytest.raises(UserError, match=r"registered.json .*restore it"):
+        Bindings(state).forget("hospital")
+
+
+def test_a_lock_that_another_process_holds_costs_a_new_key_its_registration_and_a_bound_one_nothing(state, monkeypatch):
+    monkeypatch.setattr("server_app.rounds.bindings._LOCK_PATIENCE", 0.05)
+    registry = bound(state)
+    registry.admit(registration(KEY, 50), 7, {7, 8})
+    with FileLock(state / "bindings.lock"):
+        assert registry.admit(registration(KEY, 50), 7, {7, 8}).node_id == 7
+        assert refusal(registry, "new", 8).reason == "not-bound"
+    assert registry.admit(registration("new", 50), 8, {7, 8}).node_id == 8
 
 
 def _claim(state, node_id):

@@ -6,7 +6,7 @@ from playing import Talk, echo
 
 from common.refusal import REASONS
 from server_app.rounds.log import RoundLog
-from server_app.rounds.round_trip import describe_error
+from server_app.rounds.round_trip import OpenRequests, describe_error
 
 pytestmark = pytest.mark.usefixtures("clock")
 
@@ -248,6 +248,64 @@ def test_a_refusal_in_another_clients_name_is_not_its():
     talk.grid.pull_messages = pull_messages
     talk.run()
     assert talk.failures == [("b", "wrong-sender")]
+
+
+def breaks_on(grid, broken, error=None):
+    """Replies of these nodes cannot be unpacked; as in Flower all that a pull finds is gone when it fails."""
+    pull = grid.pull_messages
+
+    def pull_messages(identifiers):
+        found = pull(identifiers)
+        if any(message.metadata.src_node_id in broken for message in found):
+            raise error or ValueError("no record")
+        return found
+
+    grid.pull_messages = pull_messages
+
+
+def test_a_reply_whose_bytes_are_no_message_costs_its_client_the_round_and_nobody_else():
+    talk = Talk(hold={"a": 0, "b": 3, "c": 9})
+    breaks_on(talk.grid, {101})
+    talk.trip._pull._one_by_one = True  # as after the first such reply of a run
+    assert talk.run() == ["a", "c"]
+    assert talk.failures == [("b", "malformed")]
+
+
+def test_the_first_reply_that_is_no_message_does_not_end_the_run():
+    talk = Talk(hold={"a": 0, "b": 5, "c": 20}, deadline=10.0)
+    breaks_on(talk.grid, {101})
+    assert talk.run() == ["a", "c"]
+    assert talk.failures == [("b", "late")]  # this grid forgot it; Flower says that it is unavailable
+    assert talk.trip._pull._one_by_one
+
+
+def test_a_late_reply_that_is_no_message_is_answered_too():
+    talk = Talk()
+    breaks_on(talk.grid, {101})
+    requests = OpenRequests()
+    requests._pull._one_by_one = True
+    for client, message in talk.requests.items():
+        requests.send(talk.grid, client, message)
+    replies = requests.wait(talk.grid, 5.0)
+    assert [client for client, reply in sorted(replies.items()) if reply is None] == ["b"]
+    assert set(replies) == set("abc")
+    assert requests.nodes() == set()
+
+
+@pytest.mark.parametrize("is_told_by_the_pull", [True, False])
+def test_a_superlink_that_is_gone_ends_the_exchange(is_told_by_the_pull, monkeypatch):
+    """Flower's HTTP client has errors of its own, which say nothing by their types."""
+    talk = Talk()
+    breaks_on(talk.grid, {100, 101, 102}, ConnectionError("gone") if is_told_by_the_pull else RuntimeError("gone"))
+
+    def gone():
+        raise RuntimeError("gone")
+
+    if not is_told_by_the_pull:
+        monkeypatch.setattr(talk.grid, "get_node_ids", gone)
+        talk.trip._pull._one_by_one = True
+    with pytest.raises((ConnectionError, RuntimeError), match="gone"):
+        talk.run()
 
 
 # Replies that nobody waits for ----------------------------------------------------------------------------------------
