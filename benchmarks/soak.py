@@ -9,8 +9,8 @@ would restart is restarted here, and a run that has failed is begun again with `
 says; nothing else is touched. After runs with the honest four alone, to compare with, three acts:
 
     attacked   mh-pfedhn, all attacks, no faults: the models of all honest sites must be those of the reference
-    battered   mh-pfedhn, attacks and faults, also of the server: all rounds are completed, nobody is in them who lies
     alone      local, attacks and faults: the untouched sites' models must be those of the reference, bit for bit
+    battered   mh-pfedhn, attacks and faults, also of the server: all rounds are completed, nobody is in them who lies
 
 Prints and writes results/soak.json: the acts, what was done when, and the verdicts. Exit status 1 when one is false.
 """
@@ -44,7 +44,8 @@ CALM, TOUCHED = ("calm-1", "calm-2"), ("killed", "stopped")
 HONEST = CALM + TOUCHED
 HOSTILE = ("liar", "thief", "giant", "silent")
 PAUSE = 15.0  # seconds between two events
-SHARES = {"attacked": 0.2, "battered": 0.5, "alone": 0.3}  # of the time
+SHARES = {"attacked": 0.12, "alone": 0.2}  # of the time, at the pace of a round without attacks; the rest is battered
+ACTS = (*SHARES, "battered")
 PILOT_ROUNDS = 5
 SETTINGS = {"deadline": 30, "checkpoint-every": 1, "hidden-dim": 16, "min-clients": 2, "local-epochs": 1}
 
@@ -245,8 +246,11 @@ def soak(home: Path, minutes: float, stack: contextlib.ExitStack) -> dict[str, A
     deployment.run("attacked", "mh-pfedhn", rounds["attacked"], deployment.attack)
     brazen.unlink()
     deployment.services["liar"].restart()
-    deployment.run("battered", "mh-pfedhn", rounds["battered"], lambda: deployment.fault(server_too=True))
+    alone_began = time.monotonic()
     deployment.run("alone", "local", rounds["alone"], lambda: deployment.fault(server_too=False))
+    left = 60 * minutes - (time.monotonic() - began)
+    rounds["battered"] = max(3, round(left * rounds["alone"] / (time.monotonic() - alone_began)))
+    deployment.run("battered", "mh-pfedhn", rounds["battered"], lambda: deployment.fault(server_too=True))
     minutes_taken = (time.monotonic() - began) / 60
     verdicts = judge(deployment, rounds)
     starts = {name: service.starts for name, service in deployment.services.items()}
@@ -256,7 +260,7 @@ def soak(home: Path, minutes: float, stack: contextlib.ExitStack) -> dict[str, A
         "exit-codes": deployment.attempts,
         "starts": starts,
         "verdicts": verdicts,
-        "failures": {act: _failures(deployment.lines(act)) for act in SHARES},
+        "failures": {act: _failures(deployment.lines(act)) for act in ACTS},
         "last-accuracy-mean": {act: deployment.lines(act)[-1]["accuracy-mean"] for act in deployment.attempts},
         "events": deployment.events,
     }
@@ -269,18 +273,18 @@ def judge(deployment: Soak, rounds: dict[str, int]) -> dict[str, bool]:
         one, other = deployment.model(site, act), deployment.model(site, f"reference-{act}")
         return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
-    lines = {act: deployment.lines(act) for act in SHARES}
-    trained = {act: set().union(*(line["client-train-loss"] for line in lines[act])) for act in SHARES}
-    failed = {failure["client"] for act in SHARES for line in lines[act] for failure in line["failure-list"]}
+    lines = {act: deployment.lines(act) for act in ACTS}
+    trained = {act: set().union(*(line["client-train-loss"] for line in lines[act])) for act in ACTS}
+    failed = {failure["client"] for act in ACTS for line in lines[act] for failure in line["failure-list"]}
     verdicts = {
         f"{act}: all rounds were completed, by the run that was begun": [line["round"] for line in lines[act]]
         == list(range(1, rounds[act] + 1))
-        for act in SHARES
+        for act in ACTS
     }
     verdicts |= {f"attacked: the model of {site} is that of the reference": same(site, "attacked") for site in HONEST}
     verdicts |= {f"alone: the model of {site} is that of the reference": same(site, "alone") for site in CALM}
-    verdicts["nobody but the honest sites was learned from"] = all(trained[act] <= set(HONEST) for act in SHARES)
-    verdicts["all honest sites were learned from"] = all(trained[act] >= set(HONEST) for act in SHARES)
+    verdicts["nobody but the honest sites was learned from"] = all(trained[act] <= set(HONEST) for act in ACTS)
+    verdicts["all honest sites were learned from"] = all(trained[act] >= set(HONEST) for act in ACTS)
     verdicts["no untouched site ever failed"] = not failed & set(CALM)
     verdicts["the liar, the giant and the thief were refused by name"] = {"liar", "giant", "thief"} <= failed
     return verdicts
