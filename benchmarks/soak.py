@@ -47,7 +47,7 @@ PAUSE = 15.0  # seconds between two events
 SHARES = {"attacked": 0.12, "alone": 0.2}  # of the time, at the pace of a round without attacks; the rest is battered
 ACTS = (*SHARES, "battered")
 PILOT_ROUNDS = 5
-SETTINGS = {"deadline": 30, "checkpoint-every": 1, "hidden-dim": 16, "min-clients": 2, "local-epochs": 1}
+SETTINGS = {"deadline": 60, "checkpoint-every": 1, "hidden-dim": 16, "min-clients": 2, "local-epochs": 1}
 
 
 class Service:
