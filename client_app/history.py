@@ -51,6 +51,12 @@ class History:
         if name and name not in names:
             names.append(name)
 
+    def forget(self, line: str, last: int, present: int) -> None:
+        """Let the rounds of a line after `last` be none, but for the present one."""
+        rounds = self._lines.get(line, {})
+        for number in [number for number in rounds if last < number != present]:
+            del rounds[number]
+
     def write(self) -> None:
         """Write the file, whole or not at all. Raises WriteError."""
         make_folder(self._path.parent)

@@ -42,13 +42,14 @@ class ClientStore:
     Parameters
     ----------
     folder_of: where the client keeps its files of the run of this name. Only the present run's is written to.
-    instructions: of the exchange.
+    instructions: of the exchange. Rounds after `seen` do not count: what the server refused, or got too late, is not
+        what it goes on from.
     """
 
     def __init__(self, folder_of: Callable[[str], Path], instructions: Instructions) -> None:
         self._folder_of = folder_of
         self._here = Point(instructions.run_name, instructions.line, instructions.server_round)
-        self._lineage = (*instructions.lineage, self._here)
+        self._lineage = (*_up_to(instructions.seen, instructions.lineage), self._here)
         self._returns_to = {*instructions.returns_to, self._here.round - 1, self._here.round}
         self._seen = instructions.seen
         self._folder = folder_of(self._here.run_name)
@@ -138,8 +139,19 @@ class ClientStore:
 
     def _history(self, run_name: str) -> History:
         if run_name not in self._histories:
-            self._histories[run_name] = History(self._folder_of(run_name))
+            self._histories[run_name] = history = History(self._folder_of(run_name))
+            if run_name == self._here.run_name:  # what the server has refused or never got was not
+                taken = self._seen.round if self._seen and self._seen.line == self._here.line else 0
+                history.forget(self._here.line, taken, self._here.round)
         return self._histories[run_name]
+
+
+def _up_to(seen: Point | None, lineage: tuple[Point, ...]) -> tuple[Point, ...]:
+    """The closed lines of a lineage, as far as the server has taken what the client brought."""
+    for place, end in enumerate(lineage):
+        if seen and (seen.run_name, seen.line) == (end.run_name, end.line):
+            return (*lineage[:place], seen)
+    return lineage if seen else ()
 
 
 def _on_cpu(state: State) -> State:

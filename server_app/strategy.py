@@ -123,6 +123,7 @@ class FederationStrategy(Strategy):
         clients = self.membership.gather(grid)
         cohort = self._cohort(clients)
         learned = self._player.round(cohort, clients, self.evaluations.begin(num_rounds), grid)
+        self.mailroom.close_round(server_round)
         if self.evaluations.waiting:
             self._publish(result)
         record.numbers = dict(self.method.numbers())

@@ -54,5 +54,7 @@ def _run(options: argparse.Namespace) -> int:
     if (run_dir / "summary.json").exists():
         from server_app.results import final_table
 
-        print(f"\n{final_table(run_dir)}\n\nReport: {run_dir / 'report.html'}")
+        print(f"\n{final_table(run_dir)}\n")
+        if (run_dir / "report.html").exists():  # else the log says why it could not be written
+            print(f"Report: {run_dir / 'report.html'}")
     return 0

@@ -23,6 +23,8 @@ from common.schema import Fact, Schema
 from server_app.checkpoint import Checkpoint, State
 from server_app.client import Client
 
+DEPLOY = "deploy"  # the exchange of which the client half has no function
+
 logger = logging.getLogger("flwr.method")  # below Flower's own, so that its lines stand among Flower's
 
 

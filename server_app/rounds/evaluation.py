@@ -46,10 +46,11 @@ class Evaluations:
         self._results |= results
 
     def publish(self, trained: set[str], result: Result) -> float | None:
-        """Write down the record that waits; return the mean accuracy over the clients that train.
+        """Write down the record that waits; return the mean accuracy over the clients that train, to judge it by.
 
-        Over clients and not over samples, whose number is a client's own word: one of n moves it by 1 / n at most.
-        None: none of them was tested. In mode adapt the others are those that the checkpoint knew.
+        Over clients and not over samples, whose number is a client's own word: one of n moves it by 1 / n at most. Who
+        was not tested counts as 0, so that rounds with few tests are not the best. None: none of them was tested. In
+        mode adapt the others are those that the checkpoint knew.
         """
         record = self.waiting
         assert record is not None
@@ -66,10 +67,11 @@ class Evaluations:
         tested = [test for key, test in record.evaluations.items() if key in trained]
         if not tested:
             return None
-        mean = sum(test.accuracy for test in tested) / len(tested)
+        accuracies = [test.accuracy for test in tested]
         of_samples = sum(test.correct for test in tested) / sum(test.total for test in tested)
+        mean = sum(accuracies) / len(tested)
         result.evaluate_metrics_clientapp[record.round] = MetricRecord({"accuracy": of_samples, "accuracy-mean": mean})
-        return mean
+        return sum(accuracies) / len(trained)
 
     def _is_due(self, server_round: int) -> bool:
         return server_round % self._every == 0 or server_round == self._num_rounds

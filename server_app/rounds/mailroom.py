@@ -22,7 +22,7 @@ from common.lineage import Point
 from common.protocol import Result
 from common.settings import Bounded
 from server_app.client import Client, natural_order
-from server_app.methods.base import Exchange, Replies, Reply
+from server_app.methods.base import DEPLOY, Exchange, Replies, Reply
 from server_app.rounds.lineage import Lineage
 from server_app.rounds.log import WRONG_COUNT, RoundLog
 from server_app.rounds.pulling import Pull
@@ -57,6 +57,9 @@ class Mailroom:
         is_bounded = issubclass(config.halves.server.Settings, Bounded)
         self._max_norm = config.settings(Bounded).max_delta_norm if is_bounded else math.inf
         self._client_settings = config.settings(config.halves.client.Settings)
+        # Clients of the round under way: whose replies were taken, and who has failed in an exchange.
+        self._took: dict[str, Client] = {}
+        self._missed: set[str] = set()
         self._pull = Pull()
         self._owed = OpenRequests(self._pull)  # by clients, from exchanges that ended without them
 
@@ -86,11 +89,20 @@ class Mailroom:
                     tests[key] = result.evaluation
                 self._note(by_key[key], result, exchange, occasion)
         self._owed.add(trip)
+        if occasion.message_type == protocol.TRAIN and exchange.name != DEPLOY:
+            self._took |= {key: by_key[key] for key in replies}
+            self._missed |= {client.key for client in exchange.to} - replies.keys()
         # Sorted, so that the result does not depend on which reply came first.
         good = Replies({key: replies[key] for key in sorted(replies, key=natural_order)}, self._log.weigh)
         if _trains(exchange, occasion):
             self._log.weigh({key: reply.num_examples for key, reply in good.items()})  # as the mean loss does
         return good, tests
+
+    def close_round(self, server_round: int) -> None:
+        """Note who took part in a round with all that was asked of it: no other round counts at a client either."""
+        for key in self._took.keys() - self._missed:
+            self._took[key].seen = str(self._lineage.at(server_round))
+        self._took, self._missed = {}, set()
 
     def _free(self, grid: Grid, clients: Sequence[Client]) -> list[Client]:
         """Those who do not work on an earlier request any more; the others lose this exchange."""
@@ -166,7 +178,6 @@ class Mailroom:
             extra = record.extra_losses
             losses = record.train_losses if exchange.losses == "train" else extra.setdefault(exchange.losses, {})
             losses[key] = (result.train_loss, result.num_examples)
-            client.seen = str(self._lineage.at(occasion.server_round))
         if result.privacy:
             record.privacy[key] = (result.privacy.epsilon, result.privacy.delta)
 

@@ -1,21 +1,24 @@
 """Requests to trainers as the server makes them, those of a small simulation above all, and what comes back."""
 
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
 from flwr.app import ConfigRecord, Context, RecordDict
 from torch import Tensor
 
+from client_app.history import History
 from client_app.site import Site, simulated
 from client_app.site.simulated import simulated_site
 from client_app.trainer import Trainer, trainer_for
 from common import protocol
 from common.arrays import decode_arrays
 from common.config import load_config
+from common.errors import ProtocolError
 from common.evaluation import Evaluation
 from common.instructions import Instructions
+from common.lineage import Point
 from common.methods import find_client
 from common.protocol import Result
 from common.schema import Vector
@@ -100,12 +103,30 @@ def handled(trainer: Trainer, content: RecordDict) -> RecordDict:
 
 
 def answered(trainer: Trainer, message_type: str, content: RecordDict) -> RecordDict:
-    """The reply to a message, which is for the trainer's own client unless it names another."""
-    told = content.config_records.get("instructions", {})
+    """The reply to a message, which is for the trainer's own client unless it names another.
+
+    The server has taken what the client brought before, unless the message says how far.
+    """
+    told = dict(content.config_records.get("instructions", {}))
     if told.get("client-key") == WHOEVER:
-        key = trainer._site_of(told["seed"]).key
-        content = RecordDict({**content, "instructions": ConfigRecord({**told, "client-key": key})})
+        told["client-key"] = trainer._site_of(told["seed"]).key
+        here = Point(told["run-name"], told["line"], told["server-round"])
+        if "seen" not in told and (seen := taken(trainer._folder_of, here, map(Point.parse, told.get("lineage", [])))):
+            told["seen"] = str(seen)
+        content = RecordDict({**content, "instructions": ConfigRecord(told)})
     return trainer.answer(message_type, content)
+
+
+def taken(folder_of: Callable[[str], Path], here: Point, lineage: Iterable[Point] = ()) -> Point | None:
+    """The last round before this one in which a client took part, where the server has taken all that it brought."""
+    for end in reversed([*lineage, replace(here, round=here.round - 1)]):
+        try:
+            rounds = History(folder_of(end.run_name))._lines.get(end.line, {})
+        except ProtocolError:  # a test has damaged it
+            return None
+        if found := max((number for number in rounds if number <= end.round), default=0):
+            return replace(end, round=found)
+    return None
 
 
 def opened(content: RecordDict, reply: RecordDict, size: int | None) -> tuple[Result, Tensor | None]:

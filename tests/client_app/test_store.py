@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from asking import told
+from asking import taken, told
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +29,9 @@ def at(tmp_path):
     """The store in a round, with other changes of the instructions."""
 
     def at_round(server_round, **changes):
+        if "seen" not in changes:
+            here = Point(changes.get("run_name", "run"), changes.get("line", "first"), server_round)
+            changes["seen"] = taken(lambda run_name: tmp_path / run_name, here, changes.get("lineage", ()))
         return ClientStore(lambda run_name: tmp_path / run_name, told(server_round=server_round, **changes))
 
     return at_round
@@ -41,7 +44,7 @@ def store(at):
 
 @pytest.fixture
 def next_round(at):
-    return at(6)
+    return at(6, seen=Point("run", "first", 5))
 
 
 def same(one, other):
@@ -326,6 +329,21 @@ def test_a_branch_that_is_itself_resumed_finds_the_state_of_its_parent_at_the_ro
     assert number_in(at(57, **resumed).load("kept")) == 56
 
 
+def test_a_round_that_the_server_did_not_take_does_not_count_at_the_client_either(at, folder):
+    """Refused, or too late: what it made of the client is not what the server goes on from."""
+    keep(at(1, seen=None), "kept", numbered(1))
+    assert at(2, seen=None).load("kept") == {}
+    taken_in_1 = Point("run", "first", 1)
+    keep(at(2, seen=taken_in_1), "kept", numbered(2))
+    for server_round in (3, 4):
+        assert number_in(at(server_round, seen=taken_in_1).load("kept")) == 1
+    keep(at(4, seen=taken_in_1, returns_to=(2, 3)), "kept", numbered(4))
+    assert number_in(at(5, seen=Point("run", "first", 4)).load("kept")) == 4
+    assert files_in(folder) == ["history.json", "kept.000001.pt", "kept.000004.pt"]
+    resumed = {"line": "second", "lineage": (Point("run", "first", 3),), "seen": taken_in_1}
+    assert number_in(at(4, **resumed).load("kept")) == 1
+
+
 def test_a_run_that_counts_its_rounds_anew_has_of_another_what_it_had_at_its_end(at):
     """Mode adapt: its first round is 1 again, whatever the trained run came to."""
     for server_round in range(1, 11):
@@ -339,16 +357,18 @@ def test_a_run_that_counts_its_rounds_anew_has_of_another_what_it_had_at_its_end
 
 # Against a plain model: whatever a server does, a load is what the client had at that place, or a refusal
 
-TRAIN, CHECKPOINT, BACK, BRANCH, SKIP = "train", "checkpoint", "back", "branch", "skip"
-STEPS = st.lists(st.tuples(st.sampled_from([TRAIN, TRAIN, TRAIN, CHECKPOINT, BACK, BRANCH, SKIP]), st.integers(0, 9)))
+TRAIN, REFUSED, CHECKPOINT, BACK, BRANCH, SKIP = "train", "refused", "checkpoint", "back", "branch", "skip"
+STEPS = st.lists(
+    st.tuples(st.sampled_from([TRAIN, TRAIN, TRAIN, REFUSED, CHECKPOINT, BACK, BRANCH, SKIP]), st.integers(0, 9))
+)
 
 
 @settings(max_examples=150, deadline=None)
 @given(STEPS)
 def test_a_load_is_what_the_client_had_where_the_server_is_whatever_happened_before(steps):
     with tempfile.TemporaryDirectory() as home:
-        run_name, line, lineage, server_round, had = "run0", "line0", (), 1, 0
-        checkpoints = []  # of this run: (round, its lineage with itself, what the client had)
+        run_name, line, lineage, server_round, had, seen = "run0", "line0", (), 1, 0, None
+        checkpoints = []  # of this run: (round, its lineage with itself, what the client had, what of it was taken)
         for count, (step, choice) in enumerate(steps, 1):
             here = told(
                 run_name=run_name,
@@ -356,20 +376,23 @@ def test_a_load_is_what_the_client_had_where_the_server_is_whatever_happened_bef
                 lineage=lineage,
                 server_round=server_round,
                 returns_to=tuple(sorted({found[0] for found in checkpoints})),
+                seen=seen,
             )
             store = ClientStore(lambda name: Path(home) / name, here)
             assert number_in(store.load("kept")) == had
-            if step == TRAIN:
+            if step in (TRAIN, REFUSED):
                 keep(store, "kept", numbered(count))
-                had = count
-            if step in (TRAIN, SKIP):
+            if step == TRAIN:
+                had, seen = count, Point(run_name, line, server_round)
+            if step in (TRAIN, REFUSED, SKIP):
                 server_round += 1
             elif step == CHECKPOINT and server_round > 1:
                 last = server_round - 1
-                own = ((*lineage, Point(run_name, line, last)), had) if last not in ends(lineage) else (lineage, had)
+                led_here = (*lineage, Point(run_name, line, last)) if last not in ends(lineage) else lineage
+                own = led_here, had, seen
                 checkpoints = [*checkpoints, (last, *own)][-3:]
             elif step in (BACK, BRANCH) and checkpoints:
-                server_round, lineage, had = checkpoints[choice % len(checkpoints)]
+                server_round, lineage, had, seen = checkpoints[choice % len(checkpoints)]
                 server_round += 1
                 line = f"line{count}"
                 if step == BRANCH:
