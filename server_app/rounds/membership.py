@@ -146,8 +146,9 @@ class Membership:
 
     def _not_to_be_asked(self) -> set[int]:
         """Nodes that have said who they are, unless that is in doubt; that have yet to answer; that are to rest."""
-        clients = self.registry.clients
-        doubtful = {client.node_id for client in clients if client.key in self._log.doubtful}
+        # A simulated client is what it was: its model and its data follow from the settings.
+        doubtful_keys = self._log.doubtful if self._nodes_may_come else set()
+        doubtful = {client.node_id for client in self.registry.clients if client.key in doubtful_keys}
         self._log.doubtful.clear()
         resting = {node for node, until in self._rests_until.items() if time.monotonic() < until}
         return (self.registry.nodes() - doubtful) | resting | self._asked.nodes()

@@ -7,6 +7,7 @@ import torch
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 from playing import (
     GLOBAL,
+    MISBEHAVIOUR,
     PERSONAL,
     REGISTER,
     SIZES,
@@ -20,6 +21,7 @@ from playing import (
     raises,
     replaced_delta,
     round_of,
+    told,
 )
 
 from common import protocol
@@ -211,3 +213,13 @@ def test_every_refusal_is_counted_by_its_reason_in_the_line_of_its_round(small):
 
 
 # How many clients there must be -----------------------------------------------------------------------------------
+
+
+def test_a_round_in_which_a_client_failed_does_not_count_at_the_client_either(small):
+    def diverges_in_round_2(message, reply):
+        return MISBEHAVIOUR["NaN"][1](message, reply) if round_of(message) == 2 else reply
+
+    played = play(small, Scripted({("1", PERSONAL): diverges_in_round_2}), num_rounds=4)
+    seen = {key: [told(message).seen for name, message in played.sent() if name == key] for key in "01"}
+    assert [point.round if point else 0 for point in seen["0"]] == [0, 1, 2, 3]
+    assert [point.round if point else 0 for point in seen["1"]] == [0, 1, 1, 3]

@@ -21,7 +21,6 @@ from playing import (
     failures,
     key_of,
     kind_of,
-    play,
     replaced_delta,
     reply_to,
     round_of,
@@ -161,10 +160,13 @@ def test_a_node_whose_client_says_that_it_is_another_now_is_asked_again(small, c
     assert len(played.sent(REGISTER)) == NUM_CLIENTS + 1
 
 
-def test_a_client_that_confirms_who_it_is_goes_on_as_before(small):
+@pytest.mark.parametrize("nodes_may_come", [True, False])
+def test_a_client_that_confirms_who_it_is_goes_on_as_before(small, nodes_may_come):
+    """A simulated one cannot have become another, so it is not asked."""
     spoilt = Scripted({("1", PERSONAL, 1): replaced_delta(lambda delta: delta[:-1])})
-    played = play(small, spoilt)
-    assert [key for key, _ in played.sent(REGISTER)] == [*"0123", "1"]
+    config = load_config(settings_for(small))
+    played = start(config, InProcessGrid(spoilt, NUM_CLIENTS), strategy_for(config, nodes_may_come=nodes_may_come))
+    assert [key for key, _ in played.sent(REGISTER)] == [*"0123", *(["1"] if nodes_may_come else [])]
     assert failures(played) == [{"wrong-length": 1}, {}, {}]
     assert cohorts(played) == [list("0123")] * 3
     assert sizes_of(played) == SIZES
