@@ -50,10 +50,9 @@ def test_of_what_goes_wrong_at_a_site_nothing_but_a_code_leaves_it(consortium: C
     consortium.start_site("b", width=40, ward=1)
     consortium.until_connected("a", "b")
     home = consortium.home / "a"
-    a = consortium.key("a")
 
     def until_refused(reason: str, sentence: str) -> None:
-        consortium.until_says("run", f"client {a}: {reason}: {sentence}", within=200)
+        consortium.until_says("run", f"client {consortium.label('a')}: {reason}: {sentence}", within=200)
 
     (home / "fail").touch()
     consortium.begin_run(40, deadline=60, checkpoint_every=0)
