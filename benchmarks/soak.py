@@ -43,8 +43,8 @@ COMMAND = [sys.executable, "-P", "-m", "mh_pfedhn"]
 CALM, TOUCHED = ("calm-1", "calm-2"), ("killed", "stopped")
 HONEST = CALM + TOUCHED
 HOSTILE = ("liar", "thief", "giant", "silent")
-PAUSE = 15.0  # seconds between two events
-SHARES = {"attacked": 0.12, "alone": 0.2}  # of the time, at the pace of a round without attacks; the rest is battered
+PAUSE = 25.0  # seconds between two events
+SHARES = {"attacked": 0.08, "alone": 0.1}  # of the time, at the pace of a round without attacks; the rest is battered
 ACTS = (*SHARES, "battered")
 PILOT_ROUNDS = 5
 SETTINGS = {"deadline": 60, "checkpoint-every": 1, "hidden-dim": 16, "min-clients": 2, "local-epochs": 1}
@@ -178,9 +178,9 @@ class Soak:
 
     def fault(self, server_too: bool) -> str:
         """Something is killed or stopped."""
-        kinds = ["killed: trainer", "killed: supernode", "killed: all", "stopped: trainer", "stopped: supernode"]
+        kinds = 2 * ["killed: trainer", "killed: supernode", "killed: all", "stopped: trainer", "stopped: supernode"]
         kinds += ["server: serverapp", "server: superlink"] if server_too else ["server: serverapp"]
-        kind = self._random.choice([*kinds, "attack", "attack"])
+        kind = self._random.choice([*kinds, *4 * ["attack"]])
         if kind == "attack":
             return self.attack()
         name, what = kind.split(": ")
@@ -283,7 +283,9 @@ def judge(deployment: Soak, rounds: dict[str, int]) -> dict[str, bool]:
     }
     verdicts |= {f"attacked: the model of {site} is that of the reference": same(site, "attacked") for site in HONEST}
     verdicts |= {f"alone: the model of {site} is that of the reference": same(site, "alone") for site in CALM}
-    verdicts["nobody but the honest sites was learned from"] = all(trained[act] <= set(HONEST) for act in ACTS)
+    # With `local` the server learns nothing from anybody, and a K of any size costs it nothing.
+    learning = [act for act in ACTS if act != "alone"]
+    verdicts["nobody but the honest sites was learned from"] = all(trained[act] <= set(HONEST) for act in learning)
     verdicts["all honest sites were learned from"] = all(trained[act] >= set(HONEST) for act in ACTS)
     verdicts["no untouched site ever failed"] = not failed & set(CALM)
     verdicts["the liar, the giant and the thief were refused by name"] = {"liar", "giant", "thief"} <= failed
