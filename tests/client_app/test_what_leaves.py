@@ -28,6 +28,7 @@ from client_app.resident.watchdog import Watchdog
 from client_app.site.private import load_site
 from common import protocol
 from common.files import WriteError
+from common.lineage import Point
 from common.refusal import Refusal, decode_refusal
 
 SECRET = "oncology7"
@@ -212,7 +213,8 @@ def test_of_layers_that_do_not_fit_what_was_kept_a_code_leaves(site, capfd):
             content = torch.load(path, weights_only=True)
             content["state"] = {name: torch.zeros(77) for name in content["state"]}
             torch.save(content, path)
-        instructions = told(server_round=2, run_name="trial", test=True)
+        seen = Point("trial", "first", 1)
+        instructions = told(server_round=2, run_name="trial", test=True, seen=seen)
         arrays = {"theta": torch.zeros(site.size)}
         content = protocol.encode_request(instructions, settings_of("mh-pfedhn", {}), arrays)
         assert site.asked(content=content) == "client-failed"

@@ -44,7 +44,7 @@ def test_nothing_that_tells_of_a_model_leaves_a_site(consortium: Consortium) -> 
 
 
 def test_of_what_goes_wrong_at_a_site_nothing_but_a_code_leaves_it(consortium: Consortium) -> None:
-    """One site's code raises, then its trainer is killed, then its state-dir takes no files."""
+    """One site's code raises, then its trainer is killed, then its state-dir is lost."""
     consortium.start_server()
     consortium.start_site("a", width=24, ward=0)
     consortium.start_site("b", width=40, ward=1)
@@ -65,15 +65,15 @@ def test_of_what_goes_wrong_at_a_site_nothing_but_a_code_leaves_it(consortium: C
     consortium.until("it has come back", lambda: (home / "state/runs/run").is_dir(), within=200)
     shutil.rmtree(home / "state/runs")
     (home / "state/runs").write_text("a file in the place of a folder")
-    until_refused("not-writable", "the site could not write a file; the site's own log says which, and why")
+    until_refused("state-missing", "the site no longer has what it kept in an earlier round")
 
     # All of it is told to the operator.
     told = consortium.log("a")
     assert "does not fit tumour_encoder" in told
     assert "train.exchange was answered with trainer-unreachable: " in told
-    assert f"{home}/state/runs/run could not be written: Not a directory" in told
+    assert f"{home}/state/runs/run knows nothing" in told
     sent = bytes(consortium.recorders["a"].sent)
-    for code in (b"client-failed", b"trainer-unreachable", b"not-writable"):
+    for code in (b"client-failed", b"trainer-unreachable", b"state-missing"):
         assert code in sent
     secrets = [*SECRETS, "patient", "RuntimeError", "Traceback", "Not a directory", "/tmp/", str(consortium.home)]
     assert [word for word in secrets if word.encode() in sent] == []

@@ -248,10 +248,15 @@ def ends_as(monkeypatch, tmp_path):
     return run
 
 
-def test_a_run_that_completes_ends_with_0_and_its_table(ends_as, capsys, tmp_path):
+@pytest.mark.parametrize("drawn", [True, False])
+def test_a_run_that_completes_ends_with_0_and_its_table(ends_as, capsys, tmp_path, drawn):
+    report = tmp_path / "results/mine/report.html"
+    if drawn:
+        report.parent.mkdir(parents=True)
+        report.touch()
     assert ends_as(Ending("finished:completed", interrupted=False), summary=True) == 0
     captured = capsys.readouterr()
-    assert captured.out == f"\nthe table of mine\n\nReport: {tmp_path / 'results/mine/report.html'}\n"
+    assert captured.out == "\nthe table of mine\n\n" + (f"Report: {report}\n" if drawn else "")
     assert captured.err == ""
 
 
