@@ -238,7 +238,7 @@ def ends_as(monkeypatch, tmp_path):
         def drive(config, superlink, arguments, environment):
             if summary:
                 folder = config.results_path / config.run_name
-                folder.mkdir(parents=True)
+                folder.mkdir(parents=True, exist_ok=True)
                 (folder / "summary.json").write_text("{}")
             return ending
 
