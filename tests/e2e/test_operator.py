@@ -26,7 +26,7 @@ SITE = """
 import sys
 from mh_pfedhn.deployment import site
 TRAINER = "import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); time.sleep(600)"
-site.trainer_command = lambda site, path, secret: [sys.executable, "-c", TRAINER, str(path)]
+site.trainer_command = lambda site, path, *others: [sys.executable, "-c", TRAINER, str(path)]
 from mh_pfedhn.cli import main
 sys.exit(main(sys.argv[1:]))
 """
