@@ -1,9 +1,13 @@
 """Replies are pulled so that one whose bytes are no message costs nobody else its round."""
 
 from collections.abc import Sequence
+from logging import WARNING
 
 from flwr.app import Message
+from flwr.common import log
 from flwr.serverapp import Grid
+
+from common.text import printable
 
 
 class Pull:
@@ -26,7 +30,8 @@ class Pull:
                 return list(grid.pull_messages(identifiers)), []
             except OSError:
                 raise
-            except Exception:
+            except Exception as error:
+                log(WARNING, "Replies could not be unpacked (%s), and are pulled one by one now.", _words(error))
                 self._one_by_one = True
         replies: list[Message] = []
         broken: list[str] = []
@@ -35,7 +40,12 @@ class Pull:
                 replies += grid.pull_messages([identifier])
             except OSError:
                 raise
-            except Exception:
+            except Exception as error:
                 grid.get_node_ids()  # raises where it was not the reply: the SuperLink does not answer
+                log(WARNING, "A reply could not be unpacked (%s).", _words(error))
                 broken.append(identifier)
         return replies, broken
+
+
+def _words(error: Exception) -> str:
+    return printable(f"{type(error).__name__}: {error}", 200)

@@ -3,14 +3,11 @@
 The trainer is served as in a process of its own, and Flower's ClientApp relays to it.
 """
 
-import contextlib
 import errno
 import os
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 
 import pytest
@@ -20,11 +17,11 @@ from flwr.app import Context, Message, RecordDict
 from flwr.common.serde import message_to_proto, recorddict_to_proto
 from flwr.supercore.task_identity import TaskIdentity
 from in_process import InProcessGrid
+from serving_here import served_here
 
 from client_app.app import app
 from client_app.resident import serving
 from client_app.resident.relay import pack
-from client_app.resident.watchdog import Watchdog
 from client_app.site.private import load_site
 from common import protocol
 from common.files import WriteError
@@ -122,20 +119,10 @@ class Site:
         """From now on this part of the site's code fails."""
         (self.home / "fails").write_text(what)
 
-    @contextlib.contextmanager
     def served(self, answer=None):
         """The trainer, in a thread."""
-        end, ender = socket.socketpair()
-        with end, ender, serving.listening(self.socket) as listener:
-            answer = answer or serving.trainer_of(self.private).answer
-            arguments = (listener, self.secret.read_bytes(), answer, end, Watchdog(600.0))
-            thread = threading.Thread(target=serving.serve, args=arguments)
-            thread.start()
-            try:
-                yield
-            finally:
-                ender.send(b"!")
-                thread.join(timeout=60)
+        answer = answer or serving.trainer_of(self.private).answer
+        return served_here(self.socket, self.secret.read_bytes(), answer)
 
     def asked(self, message_type=protocol.TRAIN, content=None, **node_config) -> str:
         """The reason that the app answers with; its bytes are kept as they leave."""

@@ -19,12 +19,13 @@ from asking import FINISH, GD, TEST, greeting
 from example_site.messages import request
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from in_process import InProcessGrid
+from serving_here import served_here
 
 from client_app.app import app
 from client_app.resident import relay, serving
 from client_app.resident.__main__ import main
 from client_app.resident.relay import Address, TrainerError, ask
-from client_app.resident.watchdog import HUNG, Watchdog
+from client_app.resident.watchdog import HUNG
 from client_app.site.private import load_site
 from common import protocol
 from common.errors import ProtocolError, UserError
@@ -244,7 +245,7 @@ def test_a_failure_in_the_sites_own_code_is_in_its_log_and_not_in_the_answer(in_
     content = personal(in_process)
     (tmp_path / "secret").write_bytes(SECRET)
     address = Address(str(tmp_path / "socket"), str(tmp_path / "secret"))
-    with served_here(tmp_path, in_process.answer):
+    with served_here(tmp_path / "socket", SECRET, in_process.answer):
         model[5].in_features, model[5].forward = 31, lambda inputs: inputs @ torch.zeros(31, 3)
         with pytest.raises(TrainerError) as error:
             ask(address, protocol.TRAIN, content)
@@ -335,26 +336,11 @@ def test_a_request_that_claims_more_bytes_than_allowed_is_dropped(trainer):
     assert still_answers(trainer)
 
 
-@contextlib.contextmanager
-def served_here(folder, answer):
-    """`serve` in a thread."""
-    end, ender = socket.socketpair()
-    with end, ender, serving.listening(folder / "socket") as listener:
-        thread = threading.Thread(target=serving.serve, args=(listener, SECRET, answer, end, Watchdog(60.0)))
-        thread.start()
-        try:
-            yield
-        finally:
-            ender.send(b"!")
-            thread.join(timeout=20)
-            assert not thread.is_alive()
-
-
 def test_a_client_that_falls_silent_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(serving, "_PATIENCE", 1)
     (tmp_path / "secret").write_bytes(SECRET)
     address = Address(str(tmp_path / "socket"), str(tmp_path / "secret"))
-    with served_here(tmp_path, lambda message_type, content: content), raw_socket(address):
+    with served_here(tmp_path / "socket", SECRET, lambda message_type, content: content), raw_socket(address):
         start = time.monotonic()
         assert ask(address, "echo", RecordDict({"a": ConfigRecord({"b": 1})}))["a"]["b"] == 1
         assert 0.5 < time.monotonic() - start < 8
@@ -374,7 +360,7 @@ def test_two_clients_at_once_are_answered_one_after_the_other(tmp_path):
         return content
 
     answers = []
-    with served_here(tmp_path, answer):
+    with served_here(tmp_path / "socket", SECRET, answer):
         clients = [
             threading.Thread(target=lambda i=i: answers.append(ask(address, "echo", greeting(f"m{i}"))))
             for i in range(3)
