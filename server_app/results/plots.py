@@ -56,11 +56,15 @@ def _draw_accuracies(axes: Axes, run: Run) -> None:
     marker = "o" if len(run.evaluated) == 1 else ""
     subject = "new clients" if run.has_known_clients else "clients"
     of_architectures = _draw_architectures(axes, run, marker)
-    rounds, accuracies = _values(run, "accuracy")
-    (of_all,) = axes.plot(
-        rounds, accuracies, color="black", linewidth=2.8, marker=marker, label=f"all {subject}, by test samples"
-    )
-    handles = [of_all]
+    handles: list[Line2D] = []
+    for key, width, style, of_what in (
+        ("accuracy-mean", 2.8, "-", f"mean over {subject}"),  # the headline
+        ("accuracy", 1.4, ":", f"all test samples of {subject}"),
+    ):
+        rounds, accuracies = _values(run, key)
+        handles += axes.plot(
+            rounds, accuracies, color="black", linewidth=width, linestyle=style, marker=marker, label=of_what
+        )
     known_rounds, known_accuracies = _values(run, "accuracy-known")
     known: list[Line2D] = []
     if run.has_known_clients:
@@ -71,13 +75,13 @@ def _draw_accuracies(axes: Axes, run: Run) -> None:
             linewidth=1.8,
             linestyle="--",
             marker="o" if len(known_rounds) == 1 else "",
-            label="all known clients, by test samples",
+            label="all test samples of known clients",
         )
-    best = run.best("accuracy")
+    best = run.best("accuracy-mean")
     if best is not None:
         axes.plot(
             best["round"],
-            best["accuracy"],
+            best["accuracy-mean"],
             marker="*",
             markersize=15,
             color=_BEST,
@@ -93,7 +97,7 @@ def _draw_accuracies(axes: Axes, run: Run) -> None:
                 markersize=12,
                 color=_BEST,
                 markeredgecolor="black",
-                label=f"best: {best['accuracy']:.3f} in round {best['round']}",
+                label=f"best mean: {best['accuracy-mean']:.3f} in round {best['round']}",
             )
         )
     if best is None and not known_accuracies:

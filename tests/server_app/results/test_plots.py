@@ -37,13 +37,15 @@ def test_known_clients_are_a_dashed_line_and_no_part_of_the_solid_ones(make_adap
         (lenet, "-", [0.2, 0.4]),  # of a and c: 2 and 6, then 4 and 12 of 20
         (mlp, "-", [0.2, 0.4]),
         ("black", "-", [0.2, 0.4]),
+        ("black", ":", [0.2, 0.4]),
         ("black", "--", [0.75, 0.81]),  # 150, then 162 of 200
         best,
     ]
     assert legend_of(top) == {
-        "all new clients, by test samples": "-",
-        "best: 0.400 in round 2": "None",
-        "all known clients, by test samples": "--",
+        "mean over new clients": "-",
+        "all test samples of new clients": ":",
+        "best mean: 0.400 in round 2": "None",
+        "all test samples of known clients": "--",
         "lenet, new": "-",
         "mlp, new": "-",
         "band: 10th to 90th percentile of new clients": "solid",
@@ -52,8 +54,14 @@ def test_known_clients_are_a_dashed_line_and_no_part_of_the_solid_ones(make_adap
 
 def test_ordinary_run_has_no_dashed_line(make_run):
     top, bottom = plots.draw_curves(read_run(make_run())).axes
-    assert {style for _, style, _ in lines_of(top)} == {"-"}
-    assert list(legend_of(top)) == ["all clients, by test samples", "best: 0.003 in round 2", "lenet", "mlp"]
+    assert {style for _, style, _ in lines_of(top)} == {"-", ":"}
+    assert list(legend_of(top)) == [
+        "mean over clients",
+        "all test samples of clients",
+        "best mean: 0.003 in round 2",
+        "lenet",
+        "mlp",
+    ]
     assert list(legend_of(bottom)) == ["local training, by training samples", "test, by test samples"]
 
 
@@ -89,7 +97,7 @@ def test_more_architectures_than_colours_are_still_drawn(make_run, monkeypatch):
     top, _ = plots.draw_curves(read_run(make_run())).axes
     grey = [values for colour, _, values in lines_of(top) if colour == "#7b8794"]
     assert grey == [[0.001, 0.002, 0.0], [0.002, 0.003, 0.001]]
-    assert list(legend_of(top))[2:] == ["each of 2 architectures, mean of clients"]
+    assert list(legend_of(top))[3:] == ["each of 2 architectures, mean of clients"]
 
 
 def drawn(*rows):
