@@ -5,7 +5,7 @@
 Plays rounds of MH-pFedHN's server half with LeNet clients (K = 239,856), replies and all, in processes of their own,
 with a narrow and a wide trunk and with many and more clients. The peak of a process's resident memory (VmHWM, reset
 after the first round) above what it had before the hypernetwork was made gives three equations for the two numbers and
-for what a process takes besides. `server_app/methods/mh_pfedhn.py` refuses by these numbers what does not fit.
+for what a process takes besides. `server_app/room.py` refuses by these numbers what does not fit.
 """
 
 import argparse

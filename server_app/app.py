@@ -16,12 +16,11 @@ from common.errors import UserError
 from server_app.checkpoint import Checkpoint
 from server_app.client import Client
 from server_app.results import RunTracker
-from server_app.rounds.bindings import Bindings
+from server_app.rounds.bindings import STATE_FOLDER, Bindings
 from server_app.rounds.membership import wait_for_nodes
 from server_app.starting import begin_line, is_finished, opened, resume_after
 from server_app.strategy import FederationStrategy
 
-_STATE = "MH_PFEDHN_STATE"  # the state folder of a server whose sites have registered keys; set by `mh-pfedhn server`
 _SIMULATION_STARTS_WITHIN = 60.0  # seconds
 
 app = ServerApp()
@@ -32,7 +31,7 @@ def main(grid: Grid, context: Context) -> None:
     """Run a federation as the run config says."""
     try:
         config = load_run_config(context.run_config)
-        simulated, state = isinstance(grid, InMemoryGrid), os.environ.get(_STATE)
+        simulated, state = isinstance(grid, InMemoryGrid), os.environ.get(STATE_FOLDER)
         serve(grid, config, simulated=simulated, bindings=Bindings(Path(state)) if state and not simulated else None)
     except UserError as error:
         log(ERROR, "%s", error)

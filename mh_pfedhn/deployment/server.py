@@ -20,6 +20,7 @@ from mh_pfedhn.deployment.registrar import Registrar
 from mh_pfedhn.deployment.supervision import Child
 from mh_pfedhn.private_folder import OWNER, end_processes_of
 from mh_pfedhn.processes import KEEP_MEMORY, check_port, flower_environment, is_healthy, say, stopping
+from server_app.rounds.bindings import STATE_FOLDER
 
 _TICK = 0.2  # seconds between two looks at the processes
 _COMMAND_HOST = "127.0.0.1"
@@ -134,11 +135,11 @@ def _run(server: Server) -> None:
     for folder in (flower_home(os.environ), home):
         write_connection(folder / "config.toml", server.name, server.address, ca)
     environment = flower_environment(os.environ) | {"FLWR_HOME": str(home), OWNER: str(server.state)}
-    environment.pop("MH_PFEDHN_STATE", None)
+    environment.pop(STATE_FOLDER, None)
     registrar = None
     if server.certs:
         # Says to the ServerApp that node ids are bound to keys, and where the names of the keys are.
-        environment["MH_PFEDHN_STATE"] = str(server.state)
+        environment[STATE_FOLDER] = str(server.state)
         registrar = Registrar(server.certs / "sites", server.state / "registered.json", server.name, environment)
     superlink = Child("superlink", server.command(), KEEP_MEMORY | environment)
     healthy = served = False

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from common.arrays import Arrays
 from common.config import Config
-from common.device import free_memory, resolve_device
+from common.device import resolve_device
 from common.errors import UserError
 from common.options import AUTO, option
 from common.protocol import DELTA, THETA
@@ -19,14 +19,7 @@ from server_app.client import Client
 from server_app.hypernetwork import HEADS, HyperNetwork, Member, choose_chunk_size
 from server_app.methods.base import Exchange, Exchanges, Method, logger
 from server_app.optim import REDUCTIONS, SCHEDULES, HyperNetworkOptimizer
-
-# Peaks, measured by benchmarks/memory.py. A value of the network has a gradient and Adam's two moments beside it; of a
-# generated one there are the delta that came, the value itself, the delta padded to whole chunks and its mean's share.
-_BYTES_A_VALUE = 16.7
-_BYTES_A_GENERATED_VALUE = 16.7
-# Of the value and its moments in the copy from which a checkpoint can be written at any time, in the server's memory.
-_BYTES_A_COPIED_VALUE = 12.0
-_GIB = 2**30
+from server_app.room import Room
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +98,7 @@ class MHpFedHN(Method):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._device = resolve_device(config.device)
+        self.room = Room(self._device, is_copied=config.checkpoint_every > 1)
         self._frozen: frozenset[str] = frozenset()  # clients of the checkpoint that mode adapt starts from
 
     # Algorithm 1 ----------------------------------------------------------------------------------------------------
@@ -170,40 +164,12 @@ class MHpFedHN(Method):
         if not hasattr(self, "hn"):
             self._make_network(choose_chunk_size(client.num_params for client in clients))
 
-    def without_room(self, members: Mapping[str, Member]) -> dict[str, str]:
-        """Who of these cannot be added, each with a sentence that says why.
-
-        Each is judged by the room that is left by those who are known, and by those among these who need less: one
-        that asks for too much takes nothing from the others.
-        """
-        refused = {
-            key: f"It has {member.num_params:,} parameters (K), but {self.hn.num_params(key):,} in the checkpoint: a "
-            "client whose model changed needs a new key."
-            for key, member in members.items()
-            if key in self.hn.members and self.hn.num_params(key) != member.num_params
-        }
-        candidates = {key: member for key, member in members.items() if key not in refused}
-        free = free_memory(self._device)
-        if self._memory_for(candidates) <= free:
-            return refused
-        fitting: dict[str, Member] = {}
-        for key, member in sorted(candidates.items(), key=lambda each: each[1].num_params):
-            if self._memory_for(fitting | {key: member}) <= free:
-                fitting[key] = member
-            else:
-                refused[key] = (
-                    f"The hypernetwork does not fit with it: {self._in_words(fitting | {key: member}, free)}. Lower "
-                    f"hidden-dim (now {self.hn.hidden_dim}: the heads grow with it), let fewer sizes of models take "
-                    "part, or use a machine with more memory."
-                )
-        return refused
-
     def add_members(self, members: Mapping[str, Member]) -> dict[str, str]:
-        """Add embeddings and heads of those for whom there is room; the others are returned, as by `without_room`."""
-        refused = self.without_room(members)
+        """Add embeddings and heads of those for whom there is room; return the others, each with the reason in words."""
+        refused = self.room.refused(self.hn, members)
         added = {key: member for key, member in members.items() if key not in refused}
-        if self.hn.count_new_values(added):
-            logger.info("Hypernetwork: %s.", self._in_words(added, free_memory(self._device)))
+        if taken := self.room.taken_by(self.hn, added):
+            logger.info("Hypernetwork: %s.", taken)
         for key, member in added.items():
             self.hn.register(key, member.num_params, member.group)
             if self._frozen and key not in self._frozen:
@@ -277,22 +243,6 @@ class MHpFedHN(Method):
             embedding_lr = 0.1 if self.config.mode == "adapt" else settings.hn_lr
         self.optimizer = HyperNetworkOptimizer(
             self.hn, settings.hn_lr, settings.schedule, settings.reduction, embedding_lr=embedding_lr
-        )
-
-    def _memory_for(self, members: Mapping[str, Member]) -> float:
-        """Bytes that a round takes at its peak with these beside those who are known; 0 where they bring nothing."""
-        values = self.hn.count_new_values(members)
-        generated = sum(member.num_params for member in (self.hn.members | dict(members)).values())
-        needed = _BYTES_A_VALUE * values + _BYTES_A_GENERATED_VALUE * generated
-        if self._device.type == "cpu" and self.config.checkpoint_every > 1:
-            needed += _BYTES_A_COPIED_VALUE * values
-        return needed if values else 0.0
-
-    def _in_words(self, members: Mapping[str, Member], free: int) -> str:
-        return (
-            f"{self.hn.count_new_values(members):,} values more for {len(members)} clients, chunks of "
-            f"{self.hn.chunk_size}; with gradients and Adam's moments {self._memory_for(members) / _GIB:.2f} GiB of "
-            f"{free / _GIB:.2f} GiB that are free on {self._device.type}"
         )
 
 

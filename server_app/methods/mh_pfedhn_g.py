@@ -78,7 +78,7 @@ class MHpFedHNG(MHpFedHN):
         if not self._has_global_model():
             for size in sorted(sizes, key=lambda size: (-sizes[size], size)):
                 with_global = members | {GLOBAL_KEY: Member(size)}
-                if GLOBAL_KEY not in self.without_room(with_global):
+                if GLOBAL_KEY not in self.room.refused(self.hn, with_global):
                     members = with_global
                     break
         refused = self.add_members(members)

@@ -16,6 +16,9 @@ from common.errors import ProtocolError, UserError
 from common.files import write_text
 from server_app.client import shortened
 
+# In the environment of a ServerApp: the state folder of its server, where sites have registered keys.
+STATE_FOLDER = "MH_PFEDHN_STATE"
+
 NOT_BOUND = "not-bound"  # the reason of a registration whose binding the server cannot read or write
 _LOCK_PATIENCE = 5.0  # seconds
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server_app.methods import mh_pfedhn
+from server_app import room
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "memory.py"
 
@@ -22,10 +22,10 @@ def measured(clients: int, width: int) -> dict[str, int]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("small", "large", "constant"),
-    [((20, 8), (220, 8), "_BYTES_A_GENERATED_VALUE"), ((20, 8), (20, 256), "_BYTES_A_VALUE")],
+    [((20, 8), (220, 8), "BYTES_A_GENERATED_VALUE"), ((20, 8), (20, 256), "BYTES_A_VALUE")],
 )
 def test_a_value_takes_the_memory_that_a_cohort_is_judged_by(small, large, constant):
     before, after = measured(*small), measured(*large)
-    values = "generated" if constant == "_BYTES_A_GENERATED_VALUE" else "network"
+    values = "generated" if constant == "BYTES_A_GENERATED_VALUE" else "network"
     taken = (after["bytes"] - before["bytes"]) / (after[values] - before[values])
-    assert taken == pytest.approx(getattr(mh_pfedhn, constant), rel=0.15)
+    assert taken == pytest.approx(getattr(room, constant), rel=0.15)

@@ -27,8 +27,9 @@ from common.errors import UserError
 from common.protocol import THETA
 from server_app.client import Client
 from server_app.hypernetwork import HyperNetwork
-from server_app.methods import mh_pfedhn
-from server_app.methods.mh_pfedhn import _BYTES_A_GENERATED_VALUE, _BYTES_A_VALUE, MHpFedHN
+from server_app import room
+from server_app.methods.mh_pfedhn import MHpFedHN
+from server_app.room import BYTES_A_GENERATED_VALUE, BYTES_A_VALUE
 
 pytestmark = pytest.mark.usefixtures("clock", "_no_drawing", "_new_process")
 
@@ -96,7 +97,7 @@ FREE = 64 * 2**20  # bytes
 
 @pytest.fixture
 def _little_memory(monkeypatch):
-    monkeypatch.setattr(mh_pfedhn, "free_memory", lambda device: FREE)
+    monkeypatch.setattr(room, "free_memory", lambda device: FREE)
 
 
 def told_memory(caplog):
@@ -123,7 +124,7 @@ def test_a_late_smaller_client_does_not_change_the_chunk_size(small):
 
 @pytest.mark.parametrize("lie", [1, 20, 10**8])
 def test_a_single_size_that_is_like_no_other_does_not_decide_the_chunk_size(small, monkeypatch, lie):
-    monkeypatch.setattr(mh_pfedhn, "free_memory", lambda device: FREE)
+    monkeypatch.setattr(room, "free_memory", lambda device: FREE)
     sizes = {"0": 2000, "1": lie, "2": 2000, "3": 5000}
     played = play(small, Scripted(sizes=sizes), chunk_size="auto", num_rounds=1)
     assert played.method.hn.chunk_size == 31
@@ -200,7 +201,7 @@ def least_memory(monkeypatch, runs_with):
     too_little, enough = 0, FREE
     while enough - too_little > 1:
         middle = (too_little + enough) // 2
-        monkeypatch.setattr(mh_pfedhn, "free_memory", lambda device, free=middle: free)
+        monkeypatch.setattr(room, "free_memory", lambda device, free=middle: free)
         too_little, enough = (too_little, middle) if runs_with() else (middle, enough)
     return enough
 
@@ -217,11 +218,11 @@ def test_what_all_are_judged_by_grows_with_what_they_really_bring(small, monkeyp
         return method if not method.admit(clients(number)) else None
 
     least = {number: least_memory(monkeypatch, lambda number=number: method_of(number)) for number in (1, 2)}
-    monkeypatch.setattr(mh_pfedhn, "free_memory", lambda device: FREE)
+    monkeypatch.setattr(room, "free_memory", lambda device: FREE)
     values = {number: sum(each.numel() for each in method_of(number).hn.parameters()) for number in (1, 2)}
     more = values[2] - values[1] + sum(SIZES.values())
-    assert least[2] - least[1] == pytest.approx(more * _BYTES_A_VALUE, abs=2)
-    assert _BYTES_A_VALUE == _BYTES_A_GENERATED_VALUE  # as `more` counts them together
+    assert least[2] - least[1] == pytest.approx(more * BYTES_A_VALUE, abs=2)
+    assert BYTES_A_VALUE == BYTES_A_GENERATED_VALUE  # as `more` counts them together
 
 
 def test_the_generated_weights_of_all_count_when_a_late_client_comes(small, monkeypatch):
@@ -232,14 +233,14 @@ def test_the_generated_weights_of_all_count_when_a_late_client_comes(small, monk
 
         def admits():
             with monkeypatch.context() as patch:
-                patch.setattr(mh_pfedhn, "free_memory", lambda device: FREE)
+                patch.setattr(room, "free_memory", lambda device: FREE)
                 method = MHpFedHN(load_config(small))
                 assert method.admit(before) == {}
             return not method.admit([Client("late", 50, 99)])
 
         return least_memory(monkeypatch, admits)
 
-    assert least_after(5) - least_after(3) == pytest.approx(2 * 50 * _BYTES_A_GENERATED_VALUE, abs=2)
+    assert least_after(5) - least_after(3) == pytest.approx(2 * 50 * BYTES_A_GENERATED_VALUE, abs=2)
 
 
 @pytest.mark.usefixtures("_little_memory")

@@ -34,7 +34,7 @@ from common.config import load_config
 from common.models import build_model
 from common.params import ParameterVector
 from common.protocol import DELTA, THETA
-from server_app.methods import mh_pfedhn
+from server_app import room
 from server_app.methods.mh_pfedhn_g import GLOBAL_KEY
 
 CHUNK = 16
@@ -392,7 +392,7 @@ def test_a_late_client_that_disagrees_about_the_global_model_has_no_part_in_it(s
 
 @pytest.fixture
 def _little_memory(monkeypatch):
-    monkeypatch.setattr(mh_pfedhn, "free_memory", lambda device: 64 * 2**20)
+    monkeypatch.setattr(room, "free_memory", lambda device: 64 * 2**20)
 
 
 @pytest.mark.usefixtures("_little_memory")
