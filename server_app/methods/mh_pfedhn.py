@@ -165,7 +165,7 @@ class MHpFedHN(Method):
             self._make_network(choose_chunk_size(client.num_params for client in clients))
 
     def add_members(self, members: Mapping[str, Member]) -> dict[str, str]:
-        """Add embeddings and heads of those for whom there is room; return the others, each with the reason in words."""
+        """Add embeddings and heads of those for whom there is room; return the others, each with the reason."""
         refused = self.room.refused(self.hn, members)
         added = {key: member for key, member in members.items() if key not in refused}
         if taken := self.room.taken_by(self.hn, added):

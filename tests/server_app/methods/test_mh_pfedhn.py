@@ -25,9 +25,9 @@ from playing import (
 from common.config import load_config
 from common.errors import UserError
 from common.protocol import THETA
+from server_app import room
 from server_app.client import Client
 from server_app.hypernetwork import HyperNetwork
-from server_app import room
 from server_app.methods.mh_pfedhn import MHpFedHN
 from server_app.room import BYTES_A_GENERATED_VALUE, BYTES_A_VALUE
 
