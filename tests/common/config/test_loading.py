@@ -359,6 +359,11 @@ def test_a_whole_number_that_is_not_finite_is_refused(value):
             "clipping-norm is 0.5, but dataset is 'sites', and each site decides how it protects what it sends: set "
             "privacy in its own file.",
         ),
+        (
+            {"evaluate-after-training": True, "clipping-norm": 0.5},
+            "evaluate-after-training is true, but clipping-norm is 0.5, and a client that adds noise does not tell how "
+            "a model does that was trained without it: leave one of the two out.",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(overrides, expected):
