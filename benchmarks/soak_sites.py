@@ -37,7 +37,7 @@ def encode_registration(registration):
 def encode_result(*arguments):
     content = answer(*arguments)
     if WHO == "liar" and "metrics" in content:
-        for key, lie in (("num-examples", 10**12), ("correct", 10**15), ("total", 10**15)):
+        for key, lie in (("num-examples", 10**12), ("test-correct", 10**15), ("test-total", 10**15)):
             if key in content["metrics"]:
                 content["metrics"][key] = lie
     return content

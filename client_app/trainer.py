@@ -24,7 +24,7 @@ from common.arrays import Arrays, decode_arrays, is_vector
 from common.codec import decode, encode, lossless
 from common.config import Config, load_run_config
 from common.errors import ProtocolError, UserError
-from common.evaluation import Evaluation
+from common.evaluation import AFTER_TRAINING, TEST, VALIDATION, Evaluation
 from common.instructions import Instructions
 from common.methods import built_in, find_client
 from common.protocol import PrivacySpent, Registration, Result
@@ -86,23 +86,32 @@ class Trainer:
         function = functions.get(instructions.exchange)
         if function and instructions.compress:
             self._check_budget(task)  # what the server waits for could not be sent: do not even train
-        evaluation = self._deploy(method, task) if instructions.deploys else None
+        evaluations = self._deploy(method, task) if instructions.deploys else {}
         outcome = function(method, task) if function else Outcome()
         if not isinstance(outcome, Outcome):
             kind = type(outcome).__name__
             raise UserError(f"{half.__name__}.{instructions.exchange} returned a {kind}, but must return an Outcome.")
         counted = len(site.train) if function else None
-        reply = self._reply(method, task, Result(counted, outcome.loss, evaluation), outcome.arrays)
+        reply = self._reply(method, task, Result(counted, outcome.loss, evaluations), outcome.arrays)
         if function:
             task.store.commit()
         return reply
 
-    def _deploy(self, method: ClientMethod, task: Task) -> Evaluation | None:
-        """Have the model loaded; keep it where the run is over, test it where that is asked."""
+    def _deploy(self, method: ClientMethod, task: Task) -> dict[str, Evaluation]:
+        """Have the model loaded; keep it where the run is over, make those of the tests asked for that can be made."""
         method.load(task)
+        site, asked = task.site, task.instructions.tests
         if task.instructions.final:
-            task.store.export(PERSONAL_MODEL, dict(task.site.personal.model.state_dict()))
-        return method.test(task) if task.instructions.test else None
+            task.store.export(PERSONAL_MODEL, dict(site.personal.model.state_dict()))
+        found: dict[str, Evaluation | None] = {}
+        if TEST in asked:
+            found[TEST] = method.test(task)
+        if VALIDATION in asked and site.validation is not None and len(site.validation):
+            found[VALIDATION] = method.test(replace(task, site=replace(site, test=site.validation)))
+        # Where what is sent is noised, nobody is told how a model does that was trained without noise.
+        if AFTER_TRAINING in asked and site.privacy is None:
+            found[AFTER_TRAINING] = _test_after_training(method, task)
+        return {name: evaluation for name, evaluation in found.items() if evaluation}
 
     def _store(self, instructions: Instructions) -> ClientStore:
         store = ClientStore(self._folder_of, instructions)
@@ -141,6 +150,21 @@ class Trainer:
     def _ledger(self, task: Task) -> Ledger:
         assert task.site.privacy is not None
         return Ledger(task.site.privacy.ledger or self._folder_of(task.instructions.run_name) / "privacy.json")
+
+
+def _test_after_training(method: ClientMethod, task: Task) -> Evaluation | None:
+    """Test what one local epoch makes of the weights that are loaded, and load them again; None where it diverged."""
+    model = task.site.personal.model
+    try:
+        method.fine_tune(task)
+        evaluation = method.test(task)
+    except Exception:
+        if all_finite(model.state_dict().values()):
+            raise
+        return None  # a site's own code may raise where it meets NaN
+    finally:
+        method.load(task)
+    return evaluation if abs(evaluation.loss) <= protocol.MOST else None  # not with a loss of NaN either
 
 
 def _half(name: str, site: Site) -> type[ClientMethod]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from common.config import RUN_NAME
 from common.errors import ProtocolError
+from common.evaluation import EVALUATIONS
 from common.lineage import Point, is_line
 from common.records import check_keys, kind_in_words, name_in
 from common.schema import Label
@@ -25,7 +26,7 @@ class Instructions:
     seed: int
     line: str  # of history, since the server was started
     deploys: bool = False  # what comes are the weights that the client is to use
-    test: bool = False  # test them before anything else
+    tests: tuple[str, ...] = ()  # names of the tests that are made of them before anything else
     final: bool = False  # keep them: the run is over
     compress: tuple[str, ...] = ()  # names of the arrays of the reply that take the wire form `upload`
     lineage: tuple[Point, ...] = ()  # the lines that led to this one, the oldest first, each up to its last round
@@ -88,6 +89,13 @@ def _names(key: str, names: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _tests(key: str, names: Any) -> tuple[str, ...]:
+    tests = _names(key, names)
+    if unknown := [name for name in tests if name not in EVALUATIONS]:
+        raise ProtocolError("malformed", f"{key} holds {unknown[0][:40]!r}, but may hold {', '.join(EVALUATIONS)}")
+    return tests
+
+
 def _rounds(key: str, rounds: Any) -> tuple[int, ...]:
     if not isinstance(rounds, list) or not all(type(number) is int and number >= 1 for number in rounds):
         raise ProtocolError("malformed", f"{key} must be a list of rounds, whole numbers of at least 1")
@@ -100,4 +108,5 @@ _READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "lineage": _points,
     "returns-to": _rounds,
     "seen": _point,
+    "tests": _tests,
 }

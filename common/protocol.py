@@ -14,7 +14,7 @@ from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from common.arrays import DENSE, RECORD, Arrays, WireForm, encode_arrays
 from common.errors import ProtocolError, UserError
-from common.evaluation import Evaluation
+from common.evaluation import EVALUATIONS, Evaluation
 from common.instructions import Instructions
 from common.options import options_of
 from common.records import check_keys, kind_in_words, name_in
@@ -22,7 +22,7 @@ from common.schema import Fact, Facts, Label, Whole
 from common.settings import Compressed, Settings
 from common.text import shown, snake
 
-VERSION = 4
+VERSION = 5
 
 # Message types: a category of Flower's, a dot, an action of ours. Which exchange it is, the message says.
 REGISTER = "query.register"
@@ -44,7 +44,7 @@ _COUNT = Whole(1, 2**62, required=True)
 _OWN = ("client-key", "num-params", "test-samples", "train-samples")  # what every registration holds
 
 # Beyond this a loss or an epsilon is nobody's, and a mean over clients would overflow long before float64 does.
-_MOST = 1e12
+MOST = 1e12
 
 S = TypeVar("S", bound=Settings)
 
@@ -84,7 +84,7 @@ class Result:
 
     num_examples: int | None = None  # m_i; None: nothing was trained or counted
     train_loss: float | None = None  # mean over all samples of all local epochs; None: nothing was trained
-    evaluation: Evaluation | None = None  # of the weights as received
+    evaluations: Mapping[str, Evaluation] = dataclasses.field(default_factory=dict)  # of the weights as received
     privacy: PrivacySpent | None = None  # by clients that send noised arrays
 
 
@@ -216,9 +216,9 @@ def encode_result(
         metrics["num-examples"] = result.num_examples
     if result.train_loss is not None:
         metrics["train-loss"] = result.train_loss
-    if result.evaluation:
-        evaluation = result.evaluation
-        metrics |= {"correct": evaluation.correct, "total": evaluation.total, "loss": evaluation.loss}
+    for name, evaluation in result.evaluations.items():
+        values = {"correct": evaluation.correct, "total": evaluation.total, "loss": evaluation.loss}
+        metrics |= {f"{name}-{key}": value for key, value in values.items()}
     if result.privacy:
         metrics |= {"privacy-epsilon": result.privacy.epsilon, "privacy-delta": result.privacy.delta}
     content = RecordDict({_METRICS: MetricRecord(metrics)})
@@ -235,7 +235,7 @@ def decode_result(content: RecordDict) -> Result:
     return Result(
         _whole(metrics, "num-examples", minimum=1) if "num-examples" in metrics else None,
         _loss(metrics, "train-loss") if "train-loss" in metrics else None,
-        _evaluation(metrics) if "correct" in metrics else None,
+        {name: _evaluation(metrics, name) for name in EVALUATIONS if f"{name}-correct" in metrics},
         _privacy(metrics) if "privacy-epsilon" in metrics else None,
     )
 
@@ -247,16 +247,16 @@ def _encode_settings(settings: Settings) -> ConfigRecord:
     return ConfigRecord({key: getattr(settings, snake(key)) for key in options_of(type(settings))})
 
 
-def _evaluation(metrics: MetricRecord) -> Evaluation:
-    correct, total = _whole(metrics, "correct", minimum=0), _whole(metrics, "total", minimum=1)
+def _evaluation(metrics: MetricRecord, name: str) -> Evaluation:
+    correct, total = _whole(metrics, f"{name}-correct", minimum=0), _whole(metrics, f"{name}-total", minimum=1)
     if correct > total:
-        raise ProtocolError("malformed", f"correct is {correct}, more than the total of {total}")
-    return Evaluation(correct, total, _loss(metrics, "loss"))
+        raise ProtocolError("malformed", f"{name}-correct is {correct}, more than the total of {total}")
+    return Evaluation(correct, total, _loss(metrics, f"{name}-loss"))
 
 
 def _privacy(metrics: MetricRecord) -> PrivacySpent:
     epsilon, delta = _finite(metrics, "privacy-epsilon"), _finite(metrics, "privacy-delta")
-    if not 0 <= epsilon <= _MOST or not 0 < delta < 1:
+    if not 0 <= epsilon <= MOST or not 0 < delta < 1:
         raise ProtocolError("malformed", f"privacy-epsilon is {epsilon} and privacy-delta {delta}, which is no privacy")
     return PrivacySpent(epsilon, delta)
 
@@ -270,8 +270,8 @@ def _whole(metrics: MetricRecord, key: str, minimum: int) -> int:
 
 def _loss(metrics: MetricRecord, key: str) -> float:
     value = _finite(metrics, key)
-    if abs(value) > _MOST:
-        raise ProtocolError("huge-loss", f"{key} is {value:.3g}, but must be from -{_MOST:g} to {_MOST:g}")
+    if abs(value) > MOST:
+        raise ProtocolError("huge-loss", f"{key} is {value:.3g}, but must be from -{MOST:g} to {MOST:g}")
     return value
 
 

@@ -22,7 +22,7 @@ from common.files import link_or_copy, write_tensors
 FOLDER = "checkpoints"  # in a run's folder
 BEST = "best.pt"
 _NAME = re.compile(r"round-[0-9]{6,}\.pt")
-_FORMAT = 4
+_FORMAT = 5
 _KEPT = 2  # the newest ones; the best one is kept beside them
 
 State = dict[str, Any]  # of tensors, numbers, text, lists and dicts

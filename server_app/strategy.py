@@ -16,6 +16,7 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from common.config import Config
 from common.errors import UserError
+from common.evaluation import AFTER_TRAINING, TEST, VALIDATION
 from server_app.checkpoint import Checkpoint
 from server_app.client import Client, natural_order
 from server_app.methods.base import Method
@@ -71,7 +72,10 @@ class FederationStrategy(Strategy):
         max_weight = config.max_client_weight if nodes_may_come else 1.0
         self._log = RoundLog(registry.label, quotes_clients=not nodes_may_come, max_client_weight=max_weight)
         lineage = Lineage.begin(config.run_name, start)
-        self.mailroom = Mailroom(config, self._log, lineage)
+        # Real sites hold nothing back for validation: one that says so would alone decide which round is the best.
+        tests = [TEST] if nodes_may_come else [TEST, VALIDATION]
+        tests += [AFTER_TRAINING] if config.evaluate_after_training else []
+        self.mailroom = Mailroom(config, self._log, lineage, tests)
         self.membership = Membership(config, method, registry, self._log, self._join, nodes_may_come)
         self.evaluations = Evaluations(config, tracker, registry.label)
         self.snapshots = Snapshots(

@@ -7,7 +7,7 @@ named as the exchange, protects and packs what it returns. So a method knows no 
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -108,9 +108,23 @@ class ClientMethod(ABC):
         """Put what was deployed into the site's model. All of its state is set: clients may share a model in turn."""
 
     def test(self, task: Task) -> Evaluation:
-        """Test what `load` put there: the model's own outputs, unless the method decides in another way."""
+        """Test the model on `task.site.test`: by its own outputs, unless the method decides in another way.
+
+        Called for what `load` put there, with the site's validation samples as its test samples too, and after
+        `fine_tune`.
+        """
         site = task.site
         return evaluate(site.personal.model, site.test, site.loss, site.correct)
+
+    def fine_tune(self, task: Task) -> None:
+        """Train what `load` put there for one epoch, to be tested and then loaded anew (`evaluate-after-training`).
+
+        SGD on the site's own loss, with the method's settings of local training, or their defaults where it has none;
+        what else a method adds to the loss when it trains, such as distillation, is left out. Nothing may be saved.
+        """
+        settings = self.settings if isinstance(self.settings, LocalTraining) else LocalTraining()
+        # With random numbers of its own, so that the round's are what they would be without it.
+        task.train(task.site.personal.model, replace(settings, local_epochs=1), purpose="/after-training")
 
     @classmethod
     def exchanges(cls) -> dict[str, Callable[..., Outcome]]:

@@ -124,6 +124,8 @@ def _there(site: PrivateSite) -> list[str]:
         f"  every round        how far training moved the K generated values{_noised(file)}, and the mean loss",
         "  when it asks       how many of the test samples were right, and their mean loss",
     ]
+    if not file.privacy:
+        lines.append("                     the same of a model after one local epoch, which is undone then")
     if file.group:
         lines.append(f"  group              {file.group}")
     if file.deploy_global:

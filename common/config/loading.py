@@ -216,6 +216,11 @@ def _check_together(config: Config) -> None:
             f"clipping-norm is {clipping_norm:g}, but dataset is 'sites', and each site "
             "decides how it protects what it sends: set privacy in its own file."
         )
+    if config.evaluate_after_training and clipping_norm:
+        raise UserError(
+            f"evaluate-after-training is true, but clipping-norm is {clipping_norm:g}, and a client that adds noise "
+            "does not tell how a model does that was trained without it: leave one of the two out."
+        )
     if config.resume == "latest" and not config.run_name:
         raise UserError("resume is 'latest', so run-name must say of which run.")
     if not config.dataset:

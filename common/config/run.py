@@ -142,6 +142,9 @@ class Config:
     )
     min_clients: int = option(2, "clients that must be connected for a round to start", minimum=1)
     evaluate_every: int = option(1, "rounds between evaluations", minimum=1)
+    evaluate_after_training: bool = option(
+        False, "test what is deployed also after one local epoch, which is undone then"
+    )
     max_params: int = option(100_000_000, "refuse clients with more parameters (K) than this", minimum=1)
     max_samples: int = option(
         10_000_000,

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from server_app.results.metrics import extra_losses, mean
+from server_app.results.metrics import accuracy_key, extra_losses, further_tests, mean
 from server_app.results.reading import ClientRow
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,8 @@ class Events:
             return
         scalars = {key: line[key] for key in ("accuracy", "accuracy-mean", "accuracy-worst10", "loss", "train-loss")}
         scalars |= {key: line.get(key) for key in ("accuracy-known", "epsilon", "capped-clients")}
+        further = [accuracy_key(test) for test in further_tests([line])]
+        scalars |= {key: line[key] for name in further for key in (name, f"{name}-mean")}
         scalars |= {key: line[key] for name in extra_losses(line) for key in (f"{name}-loss", f"{name}-clients")}
         scalars |= {name: line[name] for name in numbers}
         scalars |= {"bytes/down": line["bytes-down"], "bytes/up": line["bytes-up"]}

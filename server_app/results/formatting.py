@@ -2,7 +2,10 @@
 
 from collections.abc import Iterable
 
+from common.evaluation import AFTER_TRAINING, VALIDATION
+
 NOTHING = "–"
+FURTHER_TESTS = {AFTER_TRAINING: "after one epoch", VALIDATION: "validation"}  # as heads of columns
 
 
 def format_decimals(value: float | None) -> str:

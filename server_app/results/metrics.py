@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from common.evaluation import Evaluation
+from common.evaluation import AFTER_TRAINING, TEST, VALIDATION, Evaluation
 from server_app.results.record import PHASES, RoundRecord
 from server_app.weights import capped_weights
 
@@ -27,7 +27,11 @@ METRIC_KEYS = (  # of every line
     "client-train-loss",
     "failure-list",
 )
-OPTIONAL_KEYS = ("accuracy-known", "epsilon", "client-privacy", "capped-clients", "client-capped")
+OPTIONAL_KEYS = (
+    *("accuracy-known", "epsilon", "client-privacy", "capped-clients", "client-capped"),
+    *("validation-accuracy", "validation-accuracy-mean", "client-validation-accuracy"),
+    *("after-training-accuracy", "after-training-accuracy-mean", "client-after-training-accuracy"),
+)
 
 
 def round_metrics(record: RoundRecord, known: Collection[str] = ()) -> dict[str, Any]:
@@ -43,8 +47,9 @@ def round_metrics(record: RoundRecord, known: Collection[str] = ()) -> dict[str,
     `NAME-clients` are there for each name in `record.extra_losses` under which a client's update was used; `epsilon`,
     the largest of any client, and `client-privacy`, each client's epsilon and delta, only if a client sent noised
     vectors; `capped-clients`, the number of clients whose weight in a mean over clients was cut, and `client-capped`,
-    the share of the samples that each of them claims, only if there are any. The record's `numbers` are there under
-    their own names.
+    the share of the samples that each of them claims, only if there are any. For each further test of the round's
+    weights that a client made, validation and after training, there are `NAME-accuracy`, `NAME-accuracy-mean` and
+    `client-NAME-accuracy`, defined as those without a name. The record's `numbers` are there under their own names.
 
     Raises
     ------
@@ -76,6 +81,11 @@ def round_metrics(record: RoundRecord, known: Collection[str] = ()) -> dict[str,
     if known:
         of_known = [evaluation for key, evaluation in record.evaluations.items() if key in known]
         line["accuracy-known"] = finite(_accuracy(of_known))
+    for test, results in record.extra_evaluations.items():
+        key, of_new = accuracy_key(test), [each for client, each in results.items() if client not in known]
+        line[key] = finite(_accuracy(of_new))
+        line[f"{key}-mean"] = finite(mean([evaluation.accuracy for evaluation in of_new]))
+        line[f"client-{key}"] = {client: finite(evaluation.accuracy) for client, evaluation in results.items()}
     _check_names(record)
     for name, losses in record.extra_losses.items():
         if losses:
@@ -94,6 +104,17 @@ def extra_losses(line: Mapping[str, Any]) -> list[str]:
     """Return the names in the record's `extra_losses` that a line has a loss of."""
     names = [key.removesuffix("-loss") for key in line if key.endswith("-loss")]
     return [name for name in names if f"{name}-clients" in line]
+
+
+def accuracy_key(test: str) -> str:
+    """Return the key of a test's accuracy over all samples, which others are made of: `accuracy`, `NAME-accuracy`."""
+    return "accuracy" if test == TEST else f"{test}-accuracy"
+
+
+def further_tests(lines: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the names of the tests beside that of the weights as deployed of which some line has results."""
+    keys = {key for line in lines for key in line}
+    return [test for test in (AFTER_TRAINING, VALIDATION) if f"client-{accuracy_key(test)}" in keys]
 
 
 def finite(value: float | None) -> float | None:

@@ -6,6 +6,7 @@ The object API of matplotlib throughout: pyplot keeps global state, and a server
 import io
 from collections.abc import Sequence
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,15 +15,18 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from common.evaluation import AFTER_TRAINING, TEST, VALIDATION
 from server_app.results.drawing import INK as _INK
 from server_app.results.drawing import literal as _literal
 from server_app.results.drawing import new_figure as _figure
 from server_app.results.drawing import style as _style
-from server_app.results.formatting import byte_unit
+from server_app.results.formatting import FURTHER_TESTS, byte_unit
+from server_app.results.metrics import accuracy_key
 from server_app.results.reading import Run
 from server_app.results.record import PHASES
 
 _BEST = "#f2c14e"
+_FURTHER_STYLES: dict[str, Any] = {AFTER_TRAINING: "-.", VALIDATION: (0, (8, 2))}  # apart from the known clients' "--"
 _COLOURS = (
     "#3b6fb6",
     "#d9722e",
@@ -52,10 +56,14 @@ def _draw_accuracies(axes: Axes, run: Run) -> None:
     subject = "new clients" if run.has_known_clients else "clients"
     of_architectures = _draw_architectures(axes, run, marker)
     handles: list[Line2D] = []
-    for key, width, style, of_what in (
+    curves = [
         ("accuracy-mean", 2.8, "-", f"mean over {subject}"),  # the headline
         ("accuracy", 1.4, ":", f"all test samples of {subject}"),
-    ):
+    ]
+    for test in run.further_tests:
+        of_what = f"mean over {subject}, {FURTHER_TESTS[test]}"
+        curves.append((f"{accuracy_key(test)}-mean", 1.4, _FURTHER_STYLES[test], of_what))
+    for key, width, style, of_what in curves:
         rounds, accuracies = _values(run, key)
         handles += axes.plot(
             rounds, accuracies, color="black", linewidth=width, linestyle=style, marker=marker, label=of_what
@@ -72,7 +80,9 @@ def _draw_accuracies(axes: Axes, run: Run) -> None:
             marker="o" if len(known_rounds) == 1 else "",
             label="all test samples of known clients",
         )
-    best = run.best("accuracy-mean")
+    headline = run.headline()
+    best = next((line for line in run.metrics if line["round"] == headline["chosen-round"]), None)
+    chosen_on = "best mean" if headline["best-chosen-on"] == TEST else "mean in the round chosen on validation"
     if best is not None:
         axes.plot(
             best["round"],
@@ -92,7 +102,7 @@ def _draw_accuracies(axes: Axes, run: Run) -> None:
                 markersize=12,
                 color=_BEST,
                 markeredgecolor="black",
-                label=f"best mean: {best['accuracy-mean']:.3f} in round {best['round']}",
+                label=f"{chosen_on}: {best['accuracy-mean']:.3f} in round {best['round']}",
             )
         )
     if best is None and not known_accuracies:

@@ -16,9 +16,10 @@ import numpy as np
 import yaml
 
 from common.errors import UserError
+from common.evaluation import TEST, VALIDATION
 from common.text import kebab
 from server_app.results.formatting import format_decimals, format_range
-from server_app.results.metrics import METRIC_KEYS, extra_losses
+from server_app.results.metrics import METRIC_KEYS, accuracy_key, extra_losses, further_tests
 
 
 @dataclass
@@ -35,6 +36,9 @@ class ClientRow:
     last_accuracy: float | None = None
     best_accuracy: float | None = None
     best_round: int | None = None
+    # Of the last of each further test; None where it never made one.
+    after_training_accuracy: float | None = None
+    validation_accuracy: float | None = None
     rounds_trained: int = 0
     failures: int = 0
     # The guarantee that covers all that it has sent; None where nothing was noised.
@@ -53,6 +57,7 @@ class ArchitectureRow:
     chunks: str  # a dash where the method has none
     last_accuracy: float | None
     best_accuracy: float | None
+    further: dict[str, float | None]  # the last accuracy in each further test that the run has
 
 
 @dataclass(frozen=True, repr=False)
@@ -113,13 +118,19 @@ class Run:
         return [name for name in names if any(line.get(f"{name}-loss") is not None for line in self.metrics)]
 
     @property
+    def further_tests(self) -> list[str]:
+        """The names of the tests that some client made beside that of the weights as deployed on its test samples."""
+        return further_tests(self.metrics)
+
+    @property
     def evaluated(self) -> list[dict[str, Any]]:
         """The rounds after which clients that are not known were evaluated."""
         return [line for line in self.metrics if line["accuracy"] is not None]
 
     def best(self, key: str) -> dict[str, Any] | None:
-        """Return the round with the highest value of `key`, the first one where several tie."""
-        return max(self.evaluated, key=lambda line: float(line[key]), default=None)
+        """Return the round with the highest value of `key`, the first one where several tie; None: no round has one."""
+        lines = [line for line in self.evaluated if line.get(key) is not None]
+        return max(lines, key=lambda line: float(line[key]), default=None)
 
     def headline(self) -> dict[str, Any]:
         """Return the numbers that sum up the run so far, as `summary.json` names them.
@@ -129,6 +140,11 @@ class Run:
         there are known clients, and is of the last round after which any of them was evaluated. `epsilon` and `delta`
         (each the largest of any client), `epsilon-client` (whose epsilon it is) and `noised-clients` are there only if
         a client sent noised vectors.
+
+        `chosen-round` is the round that one would keep: the best by the mean accuracy over clients on validation
+        samples where there are any, else on the test samples, which `best-chosen-on` says. `chosen-accuracy` and
+        `chosen-accuracy-mean` are those of that round on the test samples. For each further test, validation and after
+        training, there are `best-` and `last-NAME-accuracy` and `-NAME-accuracy-mean`, only where there is such a test.
         """
         best, best_mean = self.best("accuracy"), self.best("accuracy-mean")
         last = self.evaluated[-1] if self.evaluated else None
@@ -148,6 +164,17 @@ class Run:
             "bytes-up": sum(line["bytes-up"] for line in self.metrics),
             "clients": len(self.clients),
         }
+        validated = self.best(f"{accuracy_key(VALIDATION)}-mean")
+        chosen = validated or best_mean
+        headline["best-chosen-on"] = VALIDATION if validated else TEST
+        headline["chosen-round"] = chosen["round"] if chosen else None
+        headline["chosen-accuracy"] = chosen["accuracy"] if chosen else None
+        headline["chosen-accuracy-mean"] = chosen["accuracy-mean"] if chosen else None
+        for test in self.further_tests:
+            for key in (accuracy_key(test), f"{accuracy_key(test)}-mean"):
+                values = [line[key] for line in self.metrics if line.get(key) is not None]
+                headline[f"best-{key}"] = max(values, default=None)
+                headline[f"last-{key}"] = values[-1] if values else None
         noised = [row for row in self.clients if row.epsilon is not None]
         if noised:
             worst = max(noised, key=lambda row: row.epsilon or 0.0)
@@ -159,15 +186,16 @@ class Run:
             headline["last-accuracy-known"] = values[-1] if values else None
         return headline
 
-    def accuracies(self, architecture: str, *, known: bool = False) -> list[tuple[int, list[float]]]:
+    def accuracies(self, architecture: str, *, known: bool = False, test: str = TEST) -> list[tuple[int, list[float]]]:
         """Return (round, accuracies of the architecture's evaluated clients) for each round that has any.
 
-        The clients are those that are known or, by default, those that are not.
+        The clients are those that are known or, by default, those that are not; `test` names one of their tests.
         """
+        key = f"client-{accuracy_key(test)}"
         members = {row.client for row in self.clients if (row.architecture, row.known) == (architecture, known)}
         curve = []
         for line in self.metrics:
-            values = [value for key, value in line["client-accuracy"].items() if key in members]
+            values = [value for client, value in line.get(key, {}).items() if client in members]
             if values:
                 curve.append((line["round"], values))
         return curve
@@ -180,6 +208,7 @@ class Run:
         rows = []
         for (known, architecture), members in groups.items():
             means = [float(np.mean(values)) for _, values in self.accuracies(architecture, known=known)]
+            further = {test: self.accuracies(architecture, known=known, test=test) for test in self.further_tests}
             rows.append(
                 ArchitectureRow(
                     f"{architecture} (known)" if known else architecture,
@@ -188,6 +217,7 @@ class Run:
                     chunks=format_range(row.chunks for row in members),
                     last_accuracy=means[-1] if means else None,
                     best_accuracy=max(means, default=None),
+                    further={test: float(np.mean(each[-1][1])) if each else None for test, each in further.items()},
                 )
             )
         return rows

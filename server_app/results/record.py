@@ -40,6 +40,8 @@ class RoundRecord:
     extra_losses: dict[str, dict[str, tuple[float, int]]] = field(default_factory=dict)
     # Epsilon and delta of all that a client has sent so far, of those that send noised vectors.
     privacy: dict[str, tuple[float, float]] = field(default_factory=dict)
+    # As `evaluations`, for each further test of the same weights that some client made, by its name ("after-training").
+    extra_evaluations: dict[str, dict[str, Evaluation]] = field(default_factory=dict)
     # What else the method has to tell, by a kebab-case name ("server-loss") that no other number of a round has.
     numbers: dict[str, float] = field(default_factory=dict)
     # The largest share that one client has of the weights of a mean over clients; 1: whatever its samples give it.
@@ -59,6 +61,7 @@ class RoundRecord:
             train_losses=renamed(self.train_losses),
             extra_losses={name: renamed(losses) for name, losses in self.extra_losses.items()},
             privacy=renamed(self.privacy),
+            extra_evaluations={name: renamed(results) for name, results in self.extra_evaluations.items()},
             capped=renamed(self.capped),
         )
 
@@ -66,6 +69,11 @@ class RoundRecord:
     def from_dict(cls, values: Mapping[str, Any]) -> RoundRecord:
         """Undo `dataclasses.asdict`."""
         record = cls(**values)
-        record.evaluations = {key: Evaluation(**value) for key, value in values["evaluations"].items()}
+        record.evaluations = _evaluations(values["evaluations"])
+        record.extra_evaluations = {name: _evaluations(each) for name, each in values["extra_evaluations"].items()}
         record.failures = [Failure(**value) for value in values["failures"]]
         return record
+
+
+def _evaluations(by_client: Mapping[str, Mapping[str, Any]]) -> dict[str, Evaluation]:
+    return {key: Evaluation(**value) for key, value in by_client.items()}

@@ -11,8 +11,10 @@ from typing import Any
 
 import jinja2
 
+from common.evaluation import VALIDATION
 from common.files import write_bytes, write_text
-from server_app.results.formatting import format_bytes, format_count, format_decimals, format_duration
+from server_app.results.formatting import FURTHER_TESTS, format_bytes, format_count, format_decimals, format_duration
+from server_app.results.metrics import accuracy_key
 from server_app.results.partition_plot import draw_partition, shows_classes
 from server_app.results.plots import draw_costs, draw_curves, png
 from server_app.results.reading import Run, read_run
@@ -43,6 +45,7 @@ def write_report(run_dir: Path) -> Path:
         refresh_seconds=_REFRESH_SECONDS,
         planned=run.config.get("num-rounds"),
         headline=run.headline() | (run.summary or {}),
+        further=[(test, accuracy_key(test), FURTHER_TESTS[test]) for test in run.further_tests],
         curves=curves,
         costs=png(draw_costs(run)),
         partition_picture=png(draw_partition(run.partition)) if run.partition else None,
@@ -60,7 +63,8 @@ def write_report(run_dir: Path) -> Path:
 def final_table(run_dir: Path) -> str:
     """Return the plain-text table for the end of a run: a row an architecture, and the best and the last round.
 
-    Where there are known clients, all but their own rows and their own line at the end is of the new ones.
+    A further test, after one epoch or on validation samples, has a column for its last round, where some client made
+    it. Where there are known clients, all but their own rows and their own line at the end is of the new ones.
 
     Raises
     ------
@@ -69,11 +73,15 @@ def final_table(run_dir: Path) -> str:
     """
     run = read_run(run_dir)
     headline = run.headline()
-    table: list[tuple[str, ...]] = [("architecture", "clients", "K", "chunks", "last accuracy", "best accuracy")]
+    further = run.further_tests
+    heads = ["architecture", "clients", "K", "chunks", "last accuracy", *(FURTHER_TESTS[test] for test in further)]
+    table: list[tuple[str, ...]] = [(*heads, "best accuracy")]
     for row in run.architectures():
-        accuracies = format_decimals(row.last_accuracy), format_decimals(row.best_accuracy)
-        table.append((row.architecture, str(row.clients), row.num_params, row.chunks, *accuracies))
-    of_all = format_decimals(headline["last-accuracy-mean"]), format_decimals(headline["best-accuracy-mean"])
+        accuracies = row.last_accuracy, *(row.further[test] for test in further), row.best_accuracy
+        cells = row.architecture, str(row.clients), row.num_params, row.chunks
+        table.append((*cells, *map(format_decimals, accuracies)))
+    keys = ["last-accuracy-mean", *(f"last-{accuracy_key(test)}-mean" for test in further), "best-accuracy-mean"]
+    of_all = [format_decimals(headline[key]) for key in keys]
     table.append(("all new" if run.has_known_clients else "all", str(len(run.new_clients)), "", "", *of_all))
     if not run.has_chunks:
         table = [row[:3] + row[4:] for row in table]
@@ -100,6 +108,11 @@ def final_table(run_dir: Path) -> str:
             )
     else:
         text.append("no new client was evaluated" if run.has_known_clients else "no round was evaluated")
+    if headline["best-chosen-on"] == VALIDATION:
+        text.append(
+            f"chosen on validation samples: round {headline['chosen-round']}, mean over {new}clients "
+            f"{headline['chosen-accuracy-mean']:.3f}, over all test samples {headline['chosen-accuracy']:.3f}"
+        )
     if headline.get("last-accuracy-known") is not None:
         text.append(f"over all test samples of known clients: last accuracy {headline['last-accuracy-known']:.3f}")
     if "epsilon" in headline:

@@ -74,14 +74,17 @@ Mode adapt: what the hypernetwork learned in training is frozen; new clients
 {{ headline.rounds }} and reloads itself every {{ refresh_seconds }} seconds.</p>
 {% endif %}
 
-{% set best = headline["best-mean-round"] %}
+{% set best = headline["chosen-round"] %}
 {% set best_round = "not evaluated yet" if best is none else "round %d" % best %}
+{% set on_validation = headline["best-chosen-on"] == "validation" %}
 {% set has_known = run.has_known_clients %}
 {% set of_new = " of new clients" if has_known else "" %}
 {% set last_round = "not evaluated yet" if headline["last-round"] is none else "round %d" % headline["last-round"] %}
 <dl class="cards">
-<div><dt>Best mean over {{ "new " if has_known }}clients</dt><dd>{{ headline["best-accuracy-mean"] | accuracy }}
-<small>{{ best_round }}
+<div><dt>{{ "Chosen on validation: mean" if on_validation else "Best mean" }} over {{ "new " if has_known }}clients</dt>
+<dd>{{ headline["chosen-accuracy-mean"] | accuracy }}
+<small>{{ best_round }}{{ ", best on test %.3f in round %d" % (headline["best-accuracy-mean"],
+headline["best-mean-round"]) if on_validation }}
 </small></dd></div>
 <div><dt>Last mean over {{ "new " if has_known }}clients</dt><dd>{{ headline["last-accuracy-mean"] | accuracy }}
 <small>{{ last_round }}, std {{ headline["last-accuracy-std"] | accuracy }}</small></dd></div>
@@ -100,6 +103,11 @@ if headline["best-round"] is not none }}
 <small>{{ (headline["bytes-down"] / run.metrics | length) | bytes }} a round</small></dd></div>
 <div><dt>Received</dt><dd>{{ headline["bytes-up"] | bytes }}
 <small>{{ (headline["bytes-up"] / run.metrics | length) | bytes }} a round</small></dd></div>
+{% for test, key, label in further %}
+<div><dt>Last mean over {{ "new " if has_known }}clients, {{ label }}</dt>
+<dd>{{ headline["last-%s-mean" % key] | accuracy }}
+<small>best {{ headline["best-%s-mean" % key] | accuracy }}</small></dd></div>
+{% endfor %}
 {% if "epsilon" in headline %}
 <div><dt>Differential privacy</dt><dd>ε {{ "%.4g" | format(headline.epsilon) }}
 <small>δ {{ "%g" | format(headline.delta) }}, of all deltas sent; client {{ headline["epsilon-client"] }}, the worst of
@@ -113,7 +121,12 @@ if headline["best-round"] is not none }}
 test samples{{ of_new }}: {{ headline["best-accuracy"] | accuracy }}; last: {{ headline["last-accuracy"] | accuracy }}.
 {%- if has_known %} Known clients, last: {{ headline["last-accuracy-known"] | accuracy }}.{% endif %}"></div>
 <p class="note">Accuracy and test loss of a round are those of the weights after its update, on the clients' own test
-samples. Best rounds are chosen on these same test samples.
+samples.
+{% if on_validation %}
+The star marks the round that is the best on validation samples, which clients neither train nor test on.
+{% else %}
+Best rounds are chosen on these same test samples.
+{%- endif %}
 {%- if has_known %} Solid lines are of new clients, the dashed line is of known ones.{% endif %}</p>
 </section>
 
@@ -122,18 +135,24 @@ samples. Best rounds are chosen on these same test samples.
 <div class="scroll">
 <table>
 <thead><tr><th>Architecture</th><th class="number">Clients</th><th class="number">Last accuracy</th>
+{% for test, key, label in further %}<th class="number">{{ label | capitalize }}</th>{% endfor %}
+
 <th class="number">Best accuracy</th><th class="number">Parameters</th>
 {% if run.has_chunks %}<th class="number">Chunks</th>{% endif %}</tr></thead>
 <tbody>
 {% for row in run.architectures() %}
 <tr><td>{{ row.architecture }}</td><td class="number">{{ row.clients | count }}</td>
-<td class="number">{{ row.last_accuracy | accuracy }}</td><td class="number">{{ row.best_accuracy | accuracy }}</td>
-<td class="number">{{ row.num_params }}</td>
+<td class="number">{{ row.last_accuracy | accuracy }}</td>
+{% for test, key, label in further %}<td class="number">{{ row.further[test] | accuracy }}</td>{% endfor %}
+
+<td class="number">{{ row.best_accuracy | accuracy }}</td><td class="number">{{ row.num_params }}</td>
 {% if run.has_chunks %}<td class="number">{{ row.chunks }}</td>{% endif %}</tr>
 {% endfor %}
 </tbody>
 <tfoot><tr><td>all{{ " new" if has_known }}</td><td class="number">{{ run.new_clients | length }}</td>
 <td class="number">{{ headline["last-accuracy-mean"] | accuracy }}</td>
+{% for test, key, label in further %}<td class="number">{{ headline["last-%s-mean" % key] | accuracy }}</td>{% endfor %}
+
 <td class="number">{{ headline["best-accuracy-mean"] | accuracy }}</td><td></td>
 {% if run.has_chunks %}<td></td>{% endif %}</tr></tfoot>
 </table>
@@ -148,7 +167,9 @@ samples. Best rounds are chosen on these same test samples.
 <thead><tr><th>Client</th>{% if run.has_owners %}<th>Owner</th>{% endif %}
 
 <th>Architecture</th>{% if has_known %}<th>Known or new</th>{% endif %}
-<th class="number">Last accuracy</th>
+<th class="number">Last accuracy{{ ", as deployed" if further }}</th>
+{% for test, key, label in further %}<th class="number">{{ label | capitalize }}</th>{% endfor %}
+
 <th class="number">Best accuracy</th><th class="number">Best round</th><th class="number">Rounds trained</th>
 <th class="number">Failures</th><th class="number">Train samples</th><th class="number">Test samples</th>
 <th class="number">Parameters</th>
@@ -163,6 +184,8 @@ samples. Best rounds are chosen on these same test samples.
 {% if has_known %}<td>{{ "known" if row.known else "new" }}</td>{% endif %}
 
 <td class="number">{{ row.last_accuracy | accuracy }}</td>
+{% for test, key, label in further %}<td class="number">{{ row[key.replace("-", "_")] | accuracy }}</td>{% endfor %}
+
 <td class="number">{{ row.best_accuracy | accuracy }}</td><td class="number">{{ row.best_round | count }}</td>
 <td class="number">{{ row.rounds_trained | count }}</td><td class="number">{{ row.failures | count }}</td>
 <td class="number">{{ row.train_samples | count }}</td><td class="number">{{ row.test_samples | count }}</td>

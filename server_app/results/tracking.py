@@ -23,10 +23,10 @@ import yaml
 
 from common.errors import UserError
 from common.files import WriteError, write_bytes, write_text
-from common.text import kebab
+from common.text import kebab, snake
 from server_app.results.events import Events
-from server_app.results.formatting import format_decimals, format_duration
-from server_app.results.metrics import extra_losses, finite, round_metrics
+from server_app.results.formatting import FURTHER_TESTS, format_decimals, format_duration
+from server_app.results.metrics import accuracy_key, extra_losses, finite, further_tests, round_metrics
 from server_app.results.reading import ClientRow, parse_metrics, read_clients, read_run
 from server_app.results.record import Failure, RoundRecord
 from server_app.results.report import write_report
@@ -168,6 +168,8 @@ class RunTracker:
             accuracy = f"mean accuracy {line['accuracy-mean']:.3f} ({beside})"
         asked = record.train_losses.keys() | {failure.client for failure in record.failures}
         parts = [f"round {record.round:>3}/{self.num_rounds}", accuracy]
+        for test in further_tests([line]):
+            parts.append(f"{FURTHER_TESTS[test]} {format_decimals(line[f'{accuracy_key(test)}-mean'])}")
         if line.get("accuracy-known") is not None:
             parts.append(f"known clients {line['accuracy-known']:.3f}")
         parts.append(f"train loss {format_decimals(line['train-loss'])}")
@@ -271,6 +273,9 @@ def _count(row: ClientRow, line: dict[str, Any]) -> None:
     row.failures += sum(failure["client"] == row.client for failure in line["failure-list"])
     if row.client in line.get("client-privacy", {}):
         row.epsilon, row.delta = line["client-privacy"][row.client]
+    for test in further_tests([line]):
+        key = accuracy_key(test)
+        setattr(row, snake(key), line[f"client-{key}"].get(row.client, getattr(row, snake(key))))
     accuracy = line["client-accuracy"].get(row.client)
     if accuracy is not None:
         row.last_accuracy = accuracy

@@ -5,7 +5,7 @@ that still works on an earlier request is sent nothing more until it has answere
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from common import protocol
 from common.arrays import Arrays, decode_arrays, payload_bytes
 from common.config import Config
 from common.errors import ProtocolError, UserError
-from common.evaluation import Evaluation
+from common.evaluation import AFTER_TRAINING, TEST, VALIDATION, Evaluation
 from common.instructions import Instructions
 from common.lineage import Point
 from common.protocol import Result
@@ -27,6 +27,8 @@ from server_app.rounds.lineage import Lineage
 from server_app.rounds.log import WRONG_COUNT, RoundLog
 from server_app.rounds.pulling import Pull
 from server_app.rounds.round_trip import OpenRequests, RoundTrip
+
+Tests = Mapping[str, Evaluation]  # of the weights of one client, by their names
 
 TTL_MARGIN = 60.0  # seconds that Flower keeps a message beyond the deadline, so that it is ours that ends an exchange
 
@@ -45,14 +47,16 @@ class Mailroom:
     """Sends the exchanges of a method and sorts what comes back.
 
     `lineage` and `returns_to` are told to clients, so that they load and keep what a resumed server comes back to.
+    `tests` names what clients are asked for where weights are tested; those beside `TEST` they need not bring.
     """
 
-    def __init__(self, config: Config, log: RoundLog, lineage: Lineage) -> None:
+    def __init__(self, config: Config, log: RoundLog, lineage: Lineage, tests: Sequence[str] = (TEST,)) -> None:
         self.deadline = config.deadline
         self.returns_to: tuple[int, ...] = ()  # rounds that this server may be resumed from
         self._config = config
         self._log = log
         self._lineage = lineage
+        self._tests = tuple(tests)
         # A method without the setting has no bound beyond its schemas.
         is_bounded = issubclass(config.halves.server.Settings, Bounded)
         self._max_norm = config.settings(Bounded).max_delta_norm if is_bounded else math.inf
@@ -63,7 +67,7 @@ class Mailroom:
         self._pull = Pull()
         self._owed = OpenRequests(self._pull)  # by clients, from exchanges that ended without them
 
-    def exchange(self, grid: Grid, exchange: Exchange, occasion: Occasion) -> tuple[Replies, dict[str, Evaluation]]:
+    def exchange(self, grid: Grid, exchange: Exchange, occasion: Occasion) -> tuple[Replies, dict[str, Tests]]:
         """Send an exchange; return the good replies, and the tests that came with them, each by client."""
         clients = list(exchange.to) if occasion.final else self._free(grid, exchange.to)
         by_key = {client.key: client for client in clients}
@@ -76,7 +80,7 @@ class Mailroom:
             grid, requests, len(clients), self.deadline, quorum, log.fail, log.quotes_clients, log.wait, self._pull
         )
         replies: dict[str, Reply] = {}
-        tests: dict[str, Evaluation] = {}
+        tests: dict[str, Tests] = {}
         with self._log.timed("exchange"):
             for key, message in trip.replies():
                 try:
@@ -85,8 +89,8 @@ class Mailroom:
                     trip.reject(key, error.reason, error.detail)
                     continue
                 replies[key] = Reply(arrays, result.num_examples or 0)
-                if result.evaluation and occasion.test and exchange.deploys:
-                    tests[key] = result.evaluation
+                if TEST in result.evaluations and occasion.test and exchange.deploys:
+                    tests[key] = {name: each for name, each in result.evaluations.items() if name in self._tests}
                 self._note(by_key[key], result, exchange, occasion)
         self._owed.add(trip)
         if occasion.message_type == protocol.TRAIN and exchange.name != DEPLOY:
@@ -137,7 +141,7 @@ class Mailroom:
             server_round=occasion.server_round,
             seed=self._config.seed,
             deploys=exchange.deploys,
-            test=exchange.deploys and occasion.test,
+            tests=self._tests if exchange.deploys and occasion.test else (),
             final=exchange.deploys and occasion.final,
             compress=tuple(name for name, array in exchange.expected(client).items() if array.codec),
             line=self._lineage.line,
@@ -154,16 +158,25 @@ class Mailroom:
         result = protocol.decode_result(content)
         if _trains(exchange, occasion) and (result.train_loss is None or result.num_examples is None):
             raise ProtocolError("malformed", "the reply to a training exchange holds num-examples and train-loss")
-        if occasion.message_type == protocol.DEPLOY and exchange.deploys and occasion.test and not result.evaluation:
-            raise ProtocolError("malformed", "the reply to a test holds correct, total and loss")
+        is_test = occasion.message_type == protocol.DEPLOY and exchange.deploys and occasion.test
+        if is_test and TEST not in result.evaluations:
+            raise ProtocolError("malformed", "the reply to a test holds test-correct, test-total and test-loss")
         if result.num_examples is not None:
             _check_count("num-examples", result.num_examples, "train-samples", client.num_train)
-        if result.evaluation:
-            _check_count("total", result.evaluation.total, "test-samples", client.num_test)
+        self._check_totals(result.evaluations, client)
         arrays = decode_arrays(content, exchange.expected(client), protocol.upload_form(self._client_settings))
         for name, array in arrays.items():
             self._check_norm(name, array)
         return result, arrays
+
+    def _check_totals(self, tests: Tests, client: Client) -> None:
+        for name in (TEST, AFTER_TRAINING):
+            if name in tests:
+                _check_count(f"{name}-total", tests[name].total, "test-samples", client.num_test)
+        # How many samples it holds back a client does not register.
+        total, most = tests[VALIDATION].total if VALIDATION in tests else 0, self._config.max_samples
+        if total > most:
+            raise ProtocolError("too-many-samples", f"{VALIDATION}-total is {total:,}, above max-samples ({most:,})")
 
     def _check_norm(self, name: str, array: torch.Tensor) -> None:
         if not array.is_floating_point():

@@ -112,7 +112,7 @@ class Snapshots:
                 self._write(self._unsaved)
 
     def note_accuracy(self, server_round: int, accuracy: float) -> None:
-        """Keep this round's checkpoint, if it has one, as the best when its mean accuracy over clients is."""
+        """Keep this round's checkpoint, if it has one, as the best when the accuracy that it is judged by is."""
         if accuracy > self._best_accuracy and server_round == self.last_round:
             try:
                 checkpoint.mark_best(self._run_dir, server_round)

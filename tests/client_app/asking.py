@@ -37,7 +37,7 @@ SETTINGS = vars(TRAINING) | {"temperature": 3.0, "distillation_coefficient": 0.5
 
 # What is sent to test weights, and at the end of a run. The round is one after those in which tests train, as a client
 # loads what it kept in earlier ones.
-TEST = {"exchange": "deploy", "server_round": 10, "test": True}
+TEST = {"exchange": "deploy", "server_round": 10, "tests": ("test",)}
 FINISH = TEST | {"final": True}
 
 
@@ -173,8 +173,8 @@ def _evaluation(run_config, client, theta, changes) -> Evaluation:
     content = request(theta, **changes)
     reply = handled(trainer(run_config, client), content)
     assert set(reply) == {"metrics"}
-    assert set(reply["metrics"]) == {"correct", "total", "loss"}
-    return protocol.decode_result(reply).evaluation
+    assert set(reply["metrics"]) == {"test-correct", "test-total", "test-loss"}
+    return protocol.decode_result(reply).evaluations["test"]
 
 
 # Registration

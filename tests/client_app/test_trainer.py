@@ -332,7 +332,7 @@ def test_what_a_method_receives_is_checked_against_its_schema(run_config, tmp_pa
 def test_a_method_from_outside_deploys_is_tested_and_finishes_as_ours_do(run_config, tmp_path):
     own, theta = own_trainer(run_config, tmp_path), theta_for(site(run_config))
     reply = answered(own, protocol.DEPLOY, request(theta, method=own_method.NAME, **FINISH))
-    assert protocol.decode_result(reply).evaluation == ask_to_finish(run_config, theta=theta)
+    assert protocol.decode_result(reply).evaluations["test"] == ask_to_finish(run_config, theta=theta)
     assert (tmp_path / "clients/run/personal-model.pt").exists()
 
 
@@ -384,7 +384,7 @@ def test_a_method_that_the_site_lists_is_imported_by_the_first_message(run_confi
     finally:
         sys.modules.pop("foreign_half", None)
     fresh = site(run_config)  # at its initialisation, since its `load` does nothing
-    assert protocol.decode_result(reply).evaluation == evaluate(fresh.personal.model, fresh.test)
+    assert protocol.decode_result(reply).evaluations["test"] == evaluate(fresh.personal.model, fresh.test)
 
 
 # Tests
@@ -393,10 +393,10 @@ def test_a_method_that_the_site_lists_is_imported_by_the_first_message(run_confi
 def test_the_received_weights_are_tested_before_they_are_trained(run_config):
     fresh = site(run_config)
     theta = theta_for(fresh)
-    result, delta = ask(run_config, theta=theta, test=True)
+    result, delta = ask(run_config, theta=theta, tests=("test",))
     fresh.personal.parameters.write(fresh.personal.anchor + theta)
-    assert result.evaluation == evaluate(fresh.personal.model, fresh.test)
-    assert ask_to_evaluate(run_config, theta=theta) == result.evaluation
+    assert result.evaluations["test"] == evaluate(fresh.personal.model, fresh.test)
+    assert ask_to_evaluate(run_config, theta=theta) == result.evaluations["test"]
     assert torch.equal(delta, ask(run_config, theta=theta)[1])  # and the test changes nothing in training
 
 
@@ -405,22 +405,22 @@ def test_nothing_is_tested_that_the_server_does_not_ask_to_test(run_config, tmp_
     theta = theta_for(site(run_config))
     without_test_samples = replace(site(run_config), test=None)
     own = Trainer(lambda seed: without_test_samples, lambda run_name: tmp_path / run_name)
-    assert protocol.decode_result(handled(own, request(theta, **kind))).evaluation is None
+    assert protocol.decode_result(handled(own, request(theta, **kind))).evaluations == {}
     with pytest.raises(AttributeError, match="NoneType"):
-        handled(own, request(theta, test=True, **kind))
+        handled(own, request(theta, tests=("test",), **kind))
 
 
 def test_what_a_client_learns_does_not_depend_on_whom_the_worker_served_before(run_config):
     config = run_config | {"models": "resnet10"}
     thetas = [theta_for(site(config), seed, scale=0.0) for seed in range(3)]
-    alone = [ask(config, 0, theta, server_round=1 + i, test=True) for i, theta in enumerate(thetas)]
+    alone = [ask(config, 0, theta, server_round=1 + i, tests=("test",)) for i, theta in enumerate(thetas)]
     new_process()
     crowded = []
     other_run = config | {"results-dir": config["results-dir"] + "-crowded"}
     torch.manual_seed(99)
     for i, theta in enumerate(thetas):
         ask(other_run, 2, theta, server_round=1 + i)
-        crowded.append(ask(other_run, 0, theta, server_round=1 + i, test=True))
+        crowded.append(ask(other_run, 0, theta, server_round=1 + i, tests=("test",)))
         ask(other_run, 1, theta, server_round=1 + i)
         ask_to_evaluate(other_run, 3, theta)
     for (result, delta), (other_result, other_delta) in zip(alone, crowded, strict=True):
@@ -441,8 +441,8 @@ def test_delta_is_relative_to_the_weights_as_they_arrived(run_config, download, 
     no_step = {"client_lr": 1e-300, "client_weight_decay": 0.0}
     _, still = ask(run_config, 1, theta, download=download, anchor=anchor, **no_step)
     assert torch.equal(still, torch.zeros(len(theta)))
-    lossy = ask(run_config, 1, theta, download=download, anchor=anchor, test=True)
-    exact = ask(run_config, 1, arrived, anchor=anchor, test=True)
+    lossy = ask(run_config, 1, theta, download=download, anchor=anchor, tests=("test",))
+    exact = ask(run_config, 1, arrived, anchor=anchor, tests=("test",))
     assert lossy[0] == exact[0]
     assert torch.equal(lossy[1], exact[1])
     assert not torch.equal(lossy[1], ask(run_config, 1, theta, anchor=anchor)[1])
@@ -672,7 +672,8 @@ def test_a_server_that_goes_back_gets_the_answers_that_it_got_before(run_config,
 
     def exchange(server_round, line, *lineage):
         theta = None if "method" in changes else random_theta(size, seed=server_round)
-        told_now = {"server_round": server_round, "line": line, "lineage": lineage, "returns_to": (1, 3), "test": True}
+        told_now = {"server_round": server_round, "line": line, "lineage": lineage, "returns_to": (1, 3)}
+        told_now |= {"tests": ("test",)}
         result, delta = ask(config, 0, theta, **told_now, **changes)
         return result, [] if delta is None else delta.tolist()
 

@@ -131,7 +131,7 @@ class Site:
         node_config = {"trainer-socket": str(self.socket), "trainer-secret": str(self.secret)} | node_config
         context = Context(1, 5, {key: value for key, value in node_config.items() if value}, RecordDict(), {})
         if content is None:
-            instructions = told(test=True, run_name="trial")
+            instructions = told(tests=("test",), run_name="trial")
             settings = settings_of("mh-pfedhn", {})
             content = protocol.encode_request(instructions, settings, {"theta": torch.zeros(self.size)})
         grid = InProcessGrid(app, 1)
@@ -201,7 +201,7 @@ def test_of_layers_that_do_not_fit_what_was_kept_a_code_leaves(site, capfd):
             content["state"] = {name: torch.zeros(77) for name in content["state"]}
             torch.save(content, path)
         seen = Point("trial", "first", 1)
-        instructions = told(server_round=2, run_name="trial", test=True, seen=seen)
+        instructions = told(server_round=2, run_name="trial", tests=("test",), seen=seen)
         arrays = {"theta": torch.zeros(site.size)}
         content = protocol.encode_request(instructions, settings_of("mh-pfedhn", {}), arrays)
         assert site.asked(content=content) == "client-failed"

@@ -14,7 +14,7 @@ from wires import CONFIG_VALUES, FUZZ, METRIC_VALUES, contents, error_of, only_p
 from client_app.methods.mh_pfedhn_gd import Distillation
 from common import protocol
 from common.arrays import DENSE, WireForm, decode_arrays, payload_bytes
-from common.evaluation import Evaluation
+from common.evaluation import AFTER_TRAINING, EVALUATIONS, TEST, VALIDATION, Evaluation
 from common.instructions import Instructions
 from common.lineage import Point
 from common.methods import built_in, find
@@ -50,7 +50,7 @@ INSTRUCTIONS = Instructions(
     server_round=3,
     seed=5,
     deploys=True,
-    test=True,
+    tests=EVALUATIONS,
     final=True,
     compress=("delta", "other"),
     line="0f",
@@ -59,7 +59,8 @@ INSTRUCTIONS = Instructions(
     seen=Point("a-run", "b", 8),
 )
 SETTINGS = Distillation(upload="topk", temperature=3.0, error_feedback=True, global_model="mlp")
-RESULT = Result(240, 2.0, Evaluation(correct=0, total=80, loss=0.0), PrivacySpent(1.5, 1e-5))
+TESTED = {name: Evaluation(correct=0, total=80, loss=0.0) for name in EVALUATIONS}
+RESULT = Result(240, 2.0, TESTED, PrivacySpent(1.5, 1e-5))
 
 
 def request(instructions=INSTRUCTIONS, told=SETTINGS, arrays=()):
@@ -279,7 +280,7 @@ def test_an_instruction_of_another_type_is_refused_by_name(field, value):
     assert error.detail == f"{key} is {value!r}, but must be {right}"
 
 
-@pytest.mark.parametrize("key", ["compress", "lineage"])
+@pytest.mark.parametrize("key", ["compress", "lineage", "tests"])
 @pytest.mark.parametrize("value", ["delta", 7, True, [7], [b"delta"]])
 def test_what_must_be_a_list_of_names_and_is_not_is_malformed(key, value):
     content = request()
@@ -310,7 +311,7 @@ def test_a_missing_instruction_is_refused_by_name(key):
 def test_what_an_exchange_does_not_need_travels_only_where_it_differs_from_the_default():
     assert OPTIONAL == {
         "deploys": False,
-        "test": False,
+        "tests": (),
         "final": False,
         "compress": (),
         "lineage": (),
@@ -372,6 +373,10 @@ OUT_OF_RANGE = [
     ],
     ("seen", "run", "seen: 'run' is not RUN/LINE/ROUND"),
     *[
+        ("tests", value, f"tests holds {value[-1]!r}, but may hold test, validation, after-training")
+        for value in (["exam"], ["test", ""], ["test", "Validation"])
+    ],
+    *[
         (field, value, f"{field} is {value!r}, but must be a name")
         for field in ("method", "exchange")
         for value in ("", "a b", "a/b", "a\n", "ü")
@@ -403,6 +408,7 @@ IN_RANGE = [
     *[("exchange", value) for value in ("deploy", "global_step", "another")],
     *[("seed", value) for value in (0, -1, 2**62)],
     *[("compress", value) for value in ((), ("delta",), ("a", "b", "c"))],
+    *[("tests", value) for value in ((), (TEST,), (AFTER_TRAINING, VALIDATION))],
 ]
 
 
@@ -505,11 +511,19 @@ def test_the_wire_forms_are_those_of_the_settings(download):
 # Replies
 
 
-@pytest.mark.parametrize("evaluation", [None, Evaluation(80, 80, 1.0), Evaluation(0, 1, 0.0)])
+@pytest.mark.parametrize(
+    "evaluations",
+    [
+        {},
+        {TEST: Evaluation(80, 80, 1.0)},
+        {AFTER_TRAINING: Evaluation(0, 1, 0.0)},
+        {TEST: Evaluation(80, 80, 1.0), VALIDATION: Evaluation(1, 3, -2.0), AFTER_TRAINING: Evaluation(0, 80, 9.0)},
+    ],
+)
 @pytest.mark.parametrize("privacy", [None, PrivacySpent(0.0, 0.5), PrivacySpent(1e6, 1e-9)])
 @pytest.mark.parametrize(("num_examples", "train_loss"), [(1, 2.0), (None, None), (7, None)])
-def test_a_result_arrives_as_it_was_sent(num_examples, train_loss, evaluation, privacy):
-    result = Result(num_examples, train_loss, evaluation, privacy)
+def test_a_result_arrives_as_it_was_sent(num_examples, train_loss, evaluations, privacy):
+    result = Result(num_examples, train_loss, evaluations, privacy)
     content = wired(encode_result(result, {DELTA: torch.tensor([1.0])}))
     assert decode_result(content) == result
     assert decode_arrays(content, {DELTA: Vector(1)})[DELTA].tolist() == [1.0]
@@ -520,7 +534,9 @@ def test_a_result_tells_counts_losses_and_privacy_and_nothing_else():
     assert set(content) == {"metrics", "arrays"}
     assert set(content["metrics"]) == {
         *("num-examples", "train-loss"),
-        *("correct", "total", "loss"),
+        *("test-correct", "test-total", "test-loss"),
+        *("validation-correct", "validation-total", "validation-loss"),
+        *("after-training-correct", "after-training-total", "after-training-loss"),
         *("privacy-epsilon", "privacy-delta"),
     }
     assert set(content["arrays"]) == {"delta"}
@@ -528,9 +544,9 @@ def test_a_result_tells_counts_losses_and_privacy_and_nothing_else():
 
 def test_a_result_says_nothing_of_what_was_not_done():
     assert {name: dict(record) for name, record in encode_result(Result()).items()} == {"metrics": {}}
-    tested = encode_result(Result(evaluation=Evaluation(3, 7, 0.5)))
+    tested = encode_result(Result(evaluations={TEST: Evaluation(3, 7, 0.5)}))
     assert {name: dict(record) for name, record in tested.items()} == {
-        "metrics": {"correct": 3, "total": 7, "loss": 0.5}
+        "metrics": {"test-correct": 3, "test-total": 7, "test-loss": 0.5}
     }
 
 
@@ -538,13 +554,17 @@ def test_a_result_says_nothing_of_what_was_not_done():
     ("key", "value", "reason"),
     [
         *[("num-examples", value, "malformed") for value in (0, -1, 5.0, [5], [])],
-        *[("correct", value, "malformed") for value in (-1, 81, 3.0, [3])],
-        *[("total", value, "malformed") for value in (0, -80, 80.0, [80])],
+        *[(f"{name}-correct", value, "malformed") for name in EVALUATIONS for value in (-1, 81, 3.0, [3])],
+        *[(f"{name}-total", value, "malformed") for name in EVALUATIONS for value in (0, -80, 80.0, [80])],
         *[("train-loss", value, "malformed") for value in (2, [2.0])],
         *[("train-loss", value, "not-finite") for value in (math.nan, math.inf, -math.inf)],
-        *[("loss", value, "malformed") for value in (2, [2.0])],
-        *[("loss", value, "not-finite") for value in (math.nan, math.inf, -math.inf)],
-        *[(key, value, "huge-loss") for key in ("train-loss", "loss") for value in (1.01e12, -1.01e12, 1.7e308)],
+        *[(f"{name}-loss", value, "malformed") for name in EVALUATIONS for value in (2, [2.0])],
+        *[(f"{name}-loss", value, "not-finite") for name in EVALUATIONS for value in (math.nan, math.inf, -math.inf)],
+        *[
+            (f"{name}-loss", value, "huge-loss")
+            for name in ("train", *EVALUATIONS)
+            for value in (1.01e12, -1.01e12, 1.7e308)
+        ],
         *[("privacy-epsilon", value, "malformed") for value in (2, [2.0], -0.5, 1.01e12, 1e300)],
         *[("privacy-epsilon", value, "not-finite") for value in (math.nan, math.inf)],
         *[("privacy-delta", value, "malformed") for value in (2, [2.0], 0.0, 1.0, -0.5)],
@@ -561,18 +581,18 @@ def test_a_wrong_count_or_loss_is_refused_by_name(key, value, reason):
 
 @pytest.mark.parametrize("loss", [1e12, -1e12])
 def test_a_loss_and_an_epsilon_may_be_large(loss):
-    result = Result(5, loss, Evaluation(1, 2, loss), PrivacySpent(1e12, 0.5))
+    result = Result(5, loss, {TEST: Evaluation(1, 2, loss)}, PrivacySpent(1e12, 0.5))
     assert decode_result(encode_result(result)) == result
 
 
-@pytest.mark.parametrize("key", ["total", "loss", "privacy-delta"])
+@pytest.mark.parametrize("key", ["test-total", "validation-loss", "after-training-total", "privacy-delta"])
 def test_a_part_that_is_missing_beside_another_is_refused_by_name(key):
     content = encode_result(RESULT)
     del content["metrics"][key]
     assert f"{key} is None" in error_of(decode_result, content).detail
 
 
-@pytest.mark.parametrize("key", ["num-examples", "correct", "total"])
+@pytest.mark.parametrize("key", ["num-examples", "test-correct", "validation-total"])
 def test_a_bool_is_not_a_count(key):
     content = encode_result(RESULT)
     # Flower's own record refuses it, but not what an altered client puts past that check.
@@ -581,9 +601,14 @@ def test_a_bool_is_not_a_count(key):
 
 
 def test_more_correct_answers_than_questions_are_refused_with_both_numbers():
-    error = error_of(decode_result, encode_result(Result(evaluation=Evaluation(81, 80, 0.1))))
+    error = error_of(decode_result, encode_result(Result(evaluations={VALIDATION: Evaluation(81, 80, 0.1)})))
     assert error.reason == "malformed"
-    assert error.detail == "correct is 81, more than the total of 80"
+    assert error.detail == "validation-correct is 81, more than the total of 80"
+
+
+def test_a_result_of_a_test_that_nobody_knows_is_not_taken():
+    content = encode_result(Result(evaluations={TEST: Evaluation(3, 7, 0.5), "aftertaste": Evaluation(9, 9, 0.0)}))
+    assert decode_result(content).evaluations == {TEST: Evaluation(3, 7, 0.5)}
 
 
 @pytest.mark.parametrize(
@@ -617,7 +642,7 @@ def test_whatever_arrives_as_a_registration_is_one_or_a_protocol_error(content, 
         assert len(registration.facts.get("group", "")) <= 64
 
 
-KINDS = {"compress": (tuple,), "lineage": (tuple,), "returns_to": (tuple,), "seen": (Point, type(None))}
+KINDS = dict.fromkeys(("compress", "tests", "lineage", "returns_to"), (tuple,)) | {"seen": (Point, type(None))}
 
 
 @FUZZ
@@ -660,9 +685,10 @@ def test_whatever_arrives_as_a_result_is_one_or_a_protocol_error(content):
         result = decode_result(content)
         assert result.num_examples is None or result.num_examples >= 1
         assert result.train_loss is None or abs(result.train_loss) <= 1e12
-        if result.evaluation:
-            assert 0 <= result.evaluation.accuracy <= 1
-            assert abs(result.evaluation.loss) <= 1e12
+        assert result.evaluations.keys() <= set(EVALUATIONS)
+        for evaluation in result.evaluations.values():
+            assert 0 <= evaluation.accuracy <= 1
+            assert abs(evaluation.loss) <= 1e12
         if result.privacy:
             assert 0 <= result.privacy.epsilon <= 1e12
             assert 0 < result.privacy.delta < 1

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from wires import FUZZ, HEADER_BYTES, THREE, array_of, error_of, only_protocol_errors, wired, with_arrays
 
 from common.arrays import WireForm, decode_arrays, payload_bytes
-from common.evaluation import Evaluation
+from common.evaluation import TEST, Evaluation
 from common.protocol import (
     DELTA,
     THETA,
@@ -29,7 +29,7 @@ from common.settings import DOWNLOADS, Compressed
 INSTRUCTIONS = Instructions(
     "mh-pfedhn", "personal", client_key="7", run_name="a-run", server_round=3, seed=5, line="a0"
 )
-RESULT = Result(240, 2.0, Evaluation(correct=0, total=80, loss=0.0))
+RESULT = Result(240, 2.0, {TEST: Evaluation(correct=0, total=80, loss=0.0)})
 LENET = 239_856  # K of the paper's LeNet on CIFAR-100 (Table 20)
 CODECS = [("dense", 1.0), ("half", 1.0), ("int8", 1.0), ("topk", 0.3), ("topk", 0.001)]
 # The array that each codec sends beside `theta`, by its place in `values`; fraction 0.001 makes topk send gaps.

@@ -15,7 +15,7 @@ from client_app.training import evaluate
 from common import methods, protocol
 from common.arrays import encode_arrays
 from common.config import RUN_OPTIONS, Config, load_config
-from common.evaluation import Evaluation
+from common.evaluation import AFTER_TRAINING, TEST, VALIDATION, Evaluation
 from common.protocol import DELTA, Registration
 from server_app.hypernetwork import HyperNetwork
 from server_app.methods.base import Method
@@ -227,12 +227,14 @@ def at(*seconds):
 class Scripted:
     """Clients without models: client i has SIZES[i] parameters and 10 (i + 1) samples, its deltas are random numbers.
 
-    A test's result tells the round of the request that asked for it: so many of 100 answers are right. `facts` holds
-    what clients tell at registration where the server asks for it. `special` holds functions that spoil replies, by
-    client and kind of request, or by these and the round.
+    A test's result tells the round of the request that asked for it: so many of 100 answers are right, 50 more after
+    training, and on validation samples as many fewer than 90. `tests` names those that the clients make where they are
+    asked. `facts` holds what clients tell at registration where the server asks for it. `special` holds functions that
+    spoil replies, by client and kind of request, or by these and the round.
     """
 
-    def __init__(self, special=None, sizes=None, delta=None, facts=None):
+    def __init__(self, special=None, sizes=None, delta=None, facts=None, tests=(TEST,)):
+        self.tests = tests
         self.special = special or {}
         self.sizes = sizes or SIZES
         self.delta = delta or self.random_delta
@@ -256,16 +258,17 @@ class Scripted:
             content = protocol.encode_registration(registration)
             return Message(content, reply_to=message)
         instructions = told(message)
-        evaluation = Evaluation(round_of(message), NUM_TEST, 0.5) if instructions.test else None
-        return self.exchange(key, message, instructions, evaluation)
+        made = [name for name in instructions.tests if name in self.tests]
+        tests = {name: Evaluation(scripted_correct(name, round_of(message)), NUM_TEST, 0.5) for name in made}
+        return self.exchange(key, message, instructions, tests)
 
-    def exchange(self, key, message, instructions, evaluation):
+    def exchange(self, key, message, instructions, tests):
         """The reply to any request but that to register."""
         if instructions.exchange == "deploy":
-            return reply_to(message, protocol.Result(evaluation=evaluation))
+            return reply_to(message, protocol.Result(evaluations=tests))
         # A delta, unless the method does without.
         arrays = {DELTA: self.delta(key, round_of(message))} if DELTA in instructions.compress else {}
-        return reply_to(message, protocol.Result(num_examples(key), 1.0 + int(key), evaluation), arrays)
+        return reply_to(message, protocol.Result(num_examples(key), 1.0 + int(key), tests), arrays)
 
 
 class ScriptedGD(Scripted):
@@ -294,11 +297,15 @@ class ScriptedGD(Scripted):
         self.before(message)
         return super().usual(key, message)
 
-    def exchange(self, key, message, instructions, evaluation):
+    def exchange(self, key, message, instructions, tests):
         if instructions.exchange != GLOBAL:
-            return super().exchange(key, message, instructions, evaluation)
+            return super().exchange(key, message, instructions, tests)
         arrays = {DELTA: self.global_delta(key, round_of(message))}
         return reply_to(message, protocol.Result(num_examples(key), 5.0 + int(key)), arrays)
+
+
+def scripted_correct(test, server_round):
+    return {TEST: server_round, AFTER_TRAINING: 50 + server_round, VALIDATION: 90 - server_round}[test]
 
 
 def num_examples(key):

@@ -55,7 +55,7 @@ def said_of_weights(caplog):
 
 
 def test_a_boast_of_right_answers_beyond_the_registered_tests_changes_no_headline(small):
-    boasts = with_metrics({"correct": 10**15, "total": 10**15, "loss": 0.0})
+    boasts = with_metrics({"test-correct": 10**15, "test-total": 10**15, "test-loss": 0.0})
     played = play(small, Scripted({("1", PERSONAL, 2): boasts, ("1", FINISH): boasts}), checkpoint_every=1)
     assert failures(played) == [{}, {"wrong-count": 1}, {"wrong-count": 1}]
     assert [line["accuracy"] for line in played.lines] == [0.02, 0.03, 0.04]
@@ -66,10 +66,10 @@ def test_who_registers_many_tests_moves_the_best_round_by_one_vote_and_no_more(s
     # Client 3 says that it got all of a million right after round 1, and none later; the others improve.
     special = {("3", REGISTER): declares("test-samples", MANY)}
     for server_round, correct, of_liar in ((2, 20, MANY), (3, 80, 0)):
-        special |= {(key, PERSONAL, server_round): with_metric("correct", correct) for key in "012"}
-        special["3", PERSONAL, server_round] = with_metrics({"correct": of_liar, "total": MANY})
-    special |= {(key, FINISH): with_metric("correct", 0) for key in "012"}
-    special["3", FINISH] = with_metrics({"correct": 0, "total": MANY})
+        special |= {(key, PERSONAL, server_round): with_metric("test-correct", correct) for key in "012"}
+        special["3", PERSONAL, server_round] = with_metrics({"test-correct": of_liar, "test-total": MANY})
+    special |= {(key, FINISH): with_metric("test-correct", 0) for key in "012"}
+    special["3", FINISH] = with_metrics({"test-correct": 0, "test-total": MANY})
     played = play(small, Scripted(special), checkpoint_every=1)
     assert failures(played) == [{}, {}, {}]
     first, second, _ = played.lines
@@ -168,7 +168,7 @@ def test_a_site_that_registers_many_samples_has_its_share_of_the_global_step_and
 
 @pytest.mark.parametrize("loss", [1.7e308, -1.7e308])
 def test_a_huge_loss_costs_its_client_the_round_and_leaves_the_mean_of_the_others(small, loss):
-    trained, tested = with_metric("train-loss", loss), with_metric("loss", loss)
+    trained, tested = with_metric("train-loss", loss), with_metric("test-loss", loss)
     played = play(small, Scripted({("0", PERSONAL, 1): trained, ("1", PERSONAL, 1): trained, ("2", FINISH): tested}))
     assert failures(played) == [{"huge-loss": 2}, {}, {"huge-loss": 1}]
     assert played.lines[0]["train-loss"] == pytest.approx((30 * 3 + 40 * 4) / 70)

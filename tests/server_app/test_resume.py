@@ -97,11 +97,12 @@ def federation(run_config: dict[str, Any], clock: Any) -> Federation:
         {"method": "mh-pfedhn", "upload": "topk", "error_feedback": True, "keep_local": "*.bias"},
         {"method": "fedavg"},
         {"method": "local"},
+        {"method": "mh-pfedhn", "evaluate_after_training": True},
     ],
     ids=lambda settings: "-".join(map(str, settings.values())),
 )
 def test_killed_at_random_moments_it_ends_as_if_nobody_had(federation: Federation, settings: dict[str, Any]) -> None:
-    """Of each of the six, up to seven kills: more than twenty in all."""
+    """Of each of these, up to seven kills: more than twenty in all."""
     assert federation.run("quiet", **settings)
     moments = random.Random(7)
     ended = [federation.run("killed", moments.randrange(1, 24), resume="latest", **settings) for _ in range(7)]

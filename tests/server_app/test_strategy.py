@@ -94,12 +94,12 @@ def made_from(described):
 class Answering(Scripted):
     """Clients of such a method: client i answers (i, i + 1)."""
 
-    def exchange(self, key, message, instructions, evaluation):
+    def exchange(self, key, message, instructions, tests):
         if instructions.exchange == "describe":
             return reply_to(message, protocol.Result(), {"answer": self.answer(key)})
         if instructions.exchange == "refine":
             return reply_to(message, protocol.Result(num_examples(key), 9.0), {"answer": self.answer(key)})
-        return super().exchange(key, message, instructions, evaluation)
+        return super().exchange(key, message, instructions, tests)
 
     def answer(self, key):
         return torch.tensor([float(key), float(key) + 1])
@@ -207,7 +207,7 @@ def test_of_a_deployment_of_two_exchanges_the_last_deploys_and_is_tested(small):
         instructions, is_end = told(message), round_of(message) == 3
         deploys = instructions.exchange in ("personal", "deploy")
         assert instructions.deploys == deploys
-        assert instructions.test == (deploys and round_of(message) > 1)
+        assert bool(instructions.tests) == (deploys and round_of(message) > 1)
         assert instructions.final == (deploys and is_end)
         is_test = is_end or (key_of(message.metadata.dst_node_id) in others and round_of(message) == 2)
         assert message.metadata.message_type == (protocol.DEPLOY if is_test else protocol.TRAIN)
@@ -240,7 +240,7 @@ def test_where_the_round_deploys_something_else_everybody_is_tested_apart(small)
         ("deploy", everyone),
         ("personal", everyone),
     ]
-    assert not any(told(message).test for _, message in played.sent(PERSONAL))
+    assert not any(told(message).tests for _, message in played.sent(PERSONAL))
     assert [line["client-accuracy"].keys() for line in played.lines] == [set("0123")] * 2
 
 

@@ -14,4 +14,4 @@ def request(site, theta=None, **changes) -> RecordDict:
     Without theta, it is all zeros: training starts at theta_0.
     """
     theta = torch.zeros(site.personal.parameters.size) if theta is None else theta
-    return encode(theta, **({"test": True, "defaults": DEFAULTS} | changes))
+    return encode(theta, **({"tests": ("test",), "defaults": DEFAULTS} | changes))

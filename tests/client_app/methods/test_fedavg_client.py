@@ -11,8 +11,8 @@ from common.params import ParameterVector
 def test_fedavg_clients_train_what_came_and_return_the_difference(run_config):
     fresh = site(run_config)
     theta = theta_for(fresh)
-    result, delta = ask(run_config, theta=theta, method="fedavg", test=True)
-    generated = ask(run_config, theta=theta, test=True)
+    result, delta = ask(run_config, theta=theta, method="fedavg", tests=("test",))
+    generated = ask(run_config, theta=theta, tests=("test",))
     assert torch.equal(delta, generated[1])
     assert result == generated[0]
 

@@ -39,10 +39,10 @@ def test_a_local_model_goes_on_where_it_was_and_survives_a_restart(run_config):
 
 def test_a_local_model_is_tested_before_it_is_trained_on(run_config):
     untouched = ask_to_evaluate(run_config, 0, method="local")
-    assert ask(run_config, 0, method="local", test=True)[0].evaluation == untouched
+    assert ask(run_config, 0, method="local", tests=("test",))[0].evaluations["test"] == untouched
     trained = ask_to_evaluate(run_config, 0, method="local")
     assert trained != untouched
-    assert ask(run_config, 0, method="local", server_round=2, test=True)[0].evaluation == trained
+    assert ask(run_config, 0, method="local", server_round=2, tests=("test",))[0].evaluations["test"] == trained
 
 
 def test_a_round_that_diverged_leaves_the_local_model_as_it_was(run_config):

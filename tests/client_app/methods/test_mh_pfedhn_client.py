@@ -49,7 +49,7 @@ def test_delta_is_what_was_sent_minus_what_training_made_of_it(run_config, clien
     assert delta.norm() > 0
     assert result.train_loss == loss
     assert result.num_examples == len(fresh.train)
-    assert result.evaluation is None
+    assert result.evaluations == {}
 
 
 def test_a_first_step_moves_delta_along_the_gradient(run_config):
@@ -149,6 +149,6 @@ def test_statistics_of_one_diverged_round_do_not_spoil_the_rounds_after(run_conf
     with pytest.raises(ProtocolError) as error:  # the server will refuse it
         protocol.decode_result(reply)
     assert error.value.reason == "not-finite"
-    result, delta = ask(config, 0, theta, server_round=2, test=True)
-    assert result.evaluation is not None
+    result, delta = ask(config, 0, theta, server_round=2, tests=("test",))
+    assert result.evaluations.keys() == {"test"}
     assert torch.isfinite(delta).all()

@@ -300,7 +300,7 @@ def test_without_distillation_no_teacher_is_kept(run_config, changes):
     result, delta = ask_globally(run_config, 1, w_g_for(), **changes)
     assert delta.shape == (size_of("lenet"),)
     assert delta.norm() > 0
-    assert result.evaluation is None
+    assert result.evaluations == {}
     assert [path.name for path in stored(run_config, 1).iterdir()] == ["history.json"]
     theta = theta_for(site(run_config, 1))
     teacher = {"teacher_round": 1} if changes["method"] == GD else {}

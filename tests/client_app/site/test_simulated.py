@@ -191,7 +191,7 @@ def takes_part(config, client, server_round, method, exchange):
     theta = None if method == "local" else random_theta(num_params, seed=10 * client + server_round)
     if exchange == "finish":
         return ask_to_finish(config, client, theta, **changes), None
-    return ask(config, client, theta, test=True, teacher_round=server_round, **changes)
+    return ask(config, client, theta, tests=("test",), teacher_round=server_round, **changes)
 
 
 def messages(method):

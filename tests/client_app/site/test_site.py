@@ -249,7 +249,7 @@ def test_no_byte_of_a_kept_layer_is_in_any_reply(run_config):
     question = greeting("group", "global-num-params", method=GD)
     replies, secrets = [trainer(config).answer(protocol.REGISTER, question)], []
     for server_round in (1, 2):
-        replies.append(handled(trainer(config), request(theta, server_round=server_round, test=True)))
+        replies.append(handled(trainer(config), request(theta, server_round=server_round, tests=("test",))))
         secrets.append(kept(config))
     replies += [handled(trainer(config), request(theta, **kind)) for kind in (TEST, FINISH)]
     seeded = build_model("lenet", SHAPE, CLASSES, seed=0).state_dict()

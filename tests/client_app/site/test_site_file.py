@@ -363,7 +363,7 @@ def test_images_tables_and_text_are_trained_and_tested(tmp_path, content, datase
     fresh = site.for_seed(0)
     before = evaluate(fresh.personal.model, fresh.test)
     result, delta = ask(site, local_epochs=15)
-    assert result.evaluation == before
+    assert result.evaluations["test"] == before
     assert result.num_examples == len(site.train)
     assert delta.norm() > 0.1
     after = evaluate(site.for_seed(0).personal.model, site.train)
@@ -392,9 +392,9 @@ def test_training_uses_the_sites_loss_and_testing_its_loss_and_count(tmp_path):
     inputs, targets = fresh.test.inputs, fresh.test.targets
     outputs = fresh.personal.model(inputs).flatten()
     result, delta = ask(site, local_epochs=1)
-    assert result.evaluation.loss == pytest.approx((outputs - targets).square().mean().item())
-    assert result.evaluation.correct == int(((outputs - targets).abs() < 0.5).sum())
-    assert 0 < result.evaluation.correct < 9
+    assert result.evaluations["test"].loss == pytest.approx((outputs - targets).square().mean().item())
+    assert result.evaluations["test"].correct == int(((outputs - targets).abs() < 0.5).sum())
+    assert 0 < result.evaluations["test"].correct < 9
     with torch.random.fork_rng():
         torch.manual_seed(0)
         by_hand = nets.Table(outputs=1)
@@ -419,10 +419,10 @@ def test_one_logit_is_tested_by_its_sign_and_trained_by_binary_cross_entropy(tmp
     result, _ = ask(site)
     fresh = load(tmp_path, model=named("nets:Table", outputs=1), data=named("data:table", kind="binary"))
     logits, targets = fresh.personal.model.eval()(fresh.test.inputs), fresh.test.targets
-    assert result.evaluation.correct == int(((logits > 0) == (targets == 1)).sum())
-    assert 0 < result.evaluation.correct < 9
+    assert result.evaluations["test"].correct == int(((logits > 0) == (targets == 1)).sum())
+    assert 0 < result.evaluations["test"].correct < 9
     expected = functional.binary_cross_entropy(logits.sigmoid(), targets).item()
-    assert result.evaluation.loss == pytest.approx(expected, rel=1e-5)
+    assert result.evaluations["test"].loss == pytest.approx(expected, rel=1e-5)
 
 
 def test_layers_kept_local_stay_and_frozen_ones_do_not_move(tmp_path):
@@ -522,7 +522,7 @@ def test_a_site_takes_part_in_a_method_from_outside_that_its_file_lists_and_in_n
     told = {"client-key": "site-1", "num-params": listed.personal.parameters.size, "colour": "red"} | samples
     assert registered(trainer_of(listed), "colour", method=own_method.NAME) == told
     content = request(listed, **({"method": own_method.NAME} | FINISH))
-    assert handled(trainer_of(listed), content)["metrics"]["total"] == 9
+    assert handled(trainer_of(listed), content)["metrics"]["test-total"] == 9
     for question in (greeting(method=own_method.NAME), content):
         message_type = protocol.DEPLOY if question is content else protocol.REGISTER
         with pytest.raises(ProtocolError, match="this site does not list it under methods") as error:

@@ -77,6 +77,15 @@ def test_check_counts_chunks_and_shows_group_key_and_global_model(tmp_path, caps
     assert f"K_g                {size:,}, if its global model is lenet" in out
 
 
+@pytest.mark.parametrize("noised", [False, True])
+def test_check_says_that_a_site_may_be_tested_after_an_epoch_unless_it_adds_noise(tmp_path, capsys, noised):
+    keys = {"privacy": {"clipping-norm": 1.0, "noise-multiplier": 1.0}} if noised else {}
+    check(site_file(tmp_path, **keys))
+    out = capsys.readouterr().out
+    assert "how many of the test samples were right" in out
+    assert ("after one local epoch" in out) == (not noised)
+
+
 def test_check_names_mistakes_of_model_and_data_both_and_prints_nothing(tmp_path, capsys):
     data = {"factory": "example_site.data:as_given", "args": {"what": "empty"}}
     with pytest.raises(UserError) as error:
@@ -161,7 +170,7 @@ def test_the_example_site_passes_its_check_and_learns(tmp_path, capsys):
     handled(trainer, request(site, local_epochs=20))
 
     def tested(content):
-        return opened(content, handled(trainer, content), None)[0].evaluation
+        return opened(content, handled(trainer, content), None)[0].evaluations["test"]
 
     untrained = tested(request(site, run_name="other", **TEST))
     content = request(site, run_name="again", local_epochs=20)

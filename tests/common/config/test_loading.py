@@ -386,6 +386,11 @@ def test_a_whole_number_that_is_not_finite_is_refused(value):
             "min-samples is 5, but partition is 'non-iid-1', which gives every client its classes once and has no draw "
             "to repeat: leave min-samples out, or choose another partition.",
         ),
+        (
+            {"evaluate-after-training": True, "clipping-norm": 0.5},
+            "evaluate-after-training is true, but clipping-norm is 0.5, and a client that adds noise does not tell how "
+            "a model does that was trained without it: leave one of the two out.",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(overrides, expected):

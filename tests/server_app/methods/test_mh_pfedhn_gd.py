@@ -363,7 +363,7 @@ def test_temperature_coefficient_and_the_models_name_are_told(small):
         request = dict(played.sent(kind, 2))["1"]
         assert (told(request).method, told(request).server_round) == ("mh-pfedhn-gd", 2)
         assert settings_in(request).items() >= expected.items()
-    assert not told(dict(played.sent(GLOBAL, 2))["1"]).test
+    assert not told(dict(played.sent(GLOBAL, 2))["1"]).tests
     for _, greeting in played.sent(REGISTER):
         assert settings_in(greeting)["global-model"] == "vgg8"
         assert greeting.content["instructions"]["facts"] == ["global-num-params"]

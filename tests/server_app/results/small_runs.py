@@ -3,7 +3,7 @@
 import csv
 import json
 
-from common.evaluation import Evaluation
+from common.evaluation import AFTER_TRAINING, VALIDATION, Evaluation
 from server_app.results import Failure, RoundRecord
 
 CONFIG = {"run-name": "small", "method": "mh-pfedhn", "dataset": "cifar10", "num-rounds": 4, "anchor": True}
@@ -35,6 +35,17 @@ def of_data(counts, class_names, owners=None):
     }
     partition = {"class-names": list(class_names), "clients": counts, "sizes": sizes}
     return data, partition | ({"owners": owners} if owners else {})
+
+
+def further(number, correct=(), after=(), held_back=()):
+    """A round that was tested after training as well, on the same samples, and on 5, 5 and 10 that were held back."""
+    totals = {AFTER_TRAINING: (after, (10, 10, 20)), VALIDATION: (held_back, (5, 5, 10))}
+    extra = {
+        test: {key: Evaluation(right, total, 1.0) for key, right, total in zip("abc", rights, of, strict=False)}
+        for test, (rights, of) in totals.items()
+        if rights
+    }
+    return record(number, correct, extra_evaluations=extra)
 
 
 def read_strictly(text):

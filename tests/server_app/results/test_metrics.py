@@ -5,7 +5,7 @@ import json
 import math
 
 import pytest
-from small_runs import SECONDS, lines_of, record
+from small_runs import SECONDS, further, lines_of, record
 
 from common.evaluation import Evaluation
 from server_app.results import Failure, RoundRecord
@@ -157,11 +157,38 @@ def test_a_further_loss_cannot_take_the_name_of_another():
         round_metrics(RoundRecord(1, extra_losses={"train": {"a": (1.0, 30)}}))
 
 
+def test_further_tests_of_a_round_have_means_over_samples_and_over_clients():
+    line = round_metrics(further(1, correct=(2, 6, 20), after=(4, 8, 20), held_back=(1, 5)))
+    added = line.keys() - round_metrics(record(1, correct=(2, 6, 20))).keys()
+    assert {key: line[key] for key in added} == {
+        "after-training-accuracy": 0.8,  # 32 of 40
+        "after-training-accuracy-mean": 0.733333,  # of 0.4, 0.8 and 1.0
+        "client-after-training-accuracy": {"a": 0.4, "b": 0.8, "c": 1.0},
+        "validation-accuracy": 0.6,  # 6 of 10
+        "validation-accuracy-mean": 0.6,  # of 0.2 and 1.0
+        "client-validation-accuracy": {"a": 0.2, "b": 1.0},
+    }
+    assert line["accuracy-mean"] == 0.6
+
+
+def test_further_tests_of_known_clients_count_in_no_mean():
+    line = round_metrics(further(1, correct=(2, 6, 20), after=(4, 8, 20)), known={"a", "c"})
+    assert (line["after-training-accuracy"], line["after-training-accuracy-mean"]) == (0.8, 0.8)
+    assert line["client-after-training-accuracy"] == {"a": 0.4, "b": 0.8, "c": 1.0}
+    none = round_metrics(further(1, correct=(2, 6, 20), after=(4, 8, 20)), known=set("abc"))
+    assert (none["after-training-accuracy"], none["after-training-accuracy-mean"]) == (None, None)
+
+
 def test_the_worst_epsilon_of_a_round_is_told_beside_each_clients_own():
     line = round_metrics(RoundRecord(1, privacy={"a": (2.5, 1e-5), "b": (0.25, 1e-6)}))
     assert line["epsilon"] == 2.5
     assert line["client-privacy"] == {"a": [2.5, 1e-5], "b": [0.25, 1e-6]}
     assert not {"epsilon", "client-privacy"} & round_metrics(RoundRecord(1)).keys()
+
+
+def test_a_record_is_labelled_in_all_of_its_tests():
+    labelled = further(1, correct=(1, 2, 3), after=(4, 5, 6)).labelled(str.upper)
+    assert labelled.evaluations.keys() == labelled.extra_evaluations["after-training"].keys() == set("ABC")
 
 
 def test_a_record_comes_back_from_its_fields():
@@ -171,4 +198,8 @@ def test_a_record_comes_back_from_its_fields():
     assert round_metrics(again) == round_metrics(first)
     assert again.evaluations == first.evaluations
     assert again.failures == first.failures
+    tested = further(2, correct=(1, 2, 3), after=(4, 5, 6), held_back=(1, 2, 3))
+    assert RoundRecord.from_dict(json.loads(json.dumps(dataclasses.asdict(tested)))).extra_evaluations == (
+        tested.extra_evaluations
+    )
     assert RoundRecord.from_dict(dataclasses.asdict(first)) == first

@@ -4,6 +4,7 @@ import math
 
 import pytest
 from PIL import Image
+from small_runs import further
 
 from server_app.results import plots, read_run, write_report
 
@@ -63,6 +64,28 @@ def test_ordinary_run_has_no_dashed_line(make_run):
         "mlp",
     ]
     assert list(legend_of(bottom)) == ["local training, by training samples", "test, by test samples"]
+
+
+def test_further_tests_have_curves_and_the_star_is_what_validation_chose(tracker):
+    tracker.log_round(further(1, correct=(8, 6, 20), after=(10, 10, 20), held_back=(1, 1, 2)))
+    tracker.log_round(further(2, correct=(2, 6, 20), after=(4, 8, 20), held_back=(5, 3)))
+    top, _ = plots.draw_curves(read_run(tracker.run_dir)).axes
+    black = [(style, values) for colour, style, values in lines_of(top) if colour == "black"]
+    assert black == [
+        ("-", [0.8, 0.6]),
+        (":", [0.85, 0.7]),
+        ("-.", [1.0, 0.733333]),
+        ("--", [0.2, 0.8]),
+    ]
+    assert list(legend_of(top))[:5] == [
+        "mean over clients",
+        "all test samples of clients",
+        "mean over clients, after one epoch",
+        "mean over clients, validation",
+        "mean in the round chosen on validation: 0.600 in round 2",
+    ]
+    (star,) = [line for line in top.lines if line.get_marker() == "*"]
+    assert (list(star.get_xdata()), list(star.get_ydata())) == ([2], [0.6])
 
 
 def test_known_clients_are_drawn_though_no_new_one_was_evaluated(make_adapt_run):

@@ -4,7 +4,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from small_runs import of_data, record
+from small_runs import further, of_data, record
 
 from server_app.results import Failure, final_table, write_report
 
@@ -211,6 +211,32 @@ def test_page_has_a_column_of_chunks_only_where_there_are_any(make_run, chunks, 
         assert {len(re.findall(r"<t[hd]\b", row)) for row in rows} == {len(heads_of(table))}
 
 
+def test_page_shows_further_tests_where_there_are_any(tracker):
+    tracker.log_round(further(1, correct=(8, 6, 20), after=(10, 10, 20), held_back=(1, 1, 2)))
+    tracker.log_round(further(2, correct=(2, 6, 20), after=(4, 8, 20), held_back=(5, 3)))
+    page = write_report(tracker.run_dir).read_text()
+    text = " ".join(Page(page).text.split())
+    for expected in (
+        "Chosen on validation: mean over clients 0.600 round 2, best on test 0.800 in round 1",
+        "Last mean over clients, after one epoch 0.733 best 1.000",
+        "Last mean over clients, validation 0.800 best 0.800",
+        "The star marks the round that is the best on validation samples",
+        "b lenet 0.600 0.800 0.600 0.600 1",
+    ):
+        assert expected in text
+    assert "chosen on these same test samples" not in text
+    architectures, clients, *_ = re.findall(r"<table.*?</table>", page, re.DOTALL)
+    assert heads_of(clients)[2:5] == ["Last accuracy, as deployed", "After one epoch", "Validation"]
+    assert heads_of(architectures)[2:5] == ["Last accuracy", "After one epoch", "Validation"]
+    for table in (architectures, clients):
+        rows = re.findall(r"<tr>.*?</tr>", table, re.DOTALL)
+        assert {len(re.findall(r"<t[hd]\b", row)) for row in rows} == {len(heads_of(table))}
+
+
+def test_page_of_an_ordinary_run_knows_no_further_tests(make_run):
+    assert not re.search(r"[Vv]alidation|one epoch|as deployed", page_of(make_run()).text)
+
+
 def test_table_of_clients_can_be_sorted_and_shows_all(make_run):
     text = write_report(make_run(keys=[f"client-{i}" for i in range(150)])).read_text()
     (table,) = re.findall(r'<table class="sortable">.*?</table>', text, re.DOTALL)
@@ -264,6 +290,23 @@ def test_final_table_of_an_adapt_run(adapting):
         "mean over new clients: best accuracy 0.600 in round 1, last 0.500 in round 2",
         "over all test samples of new clients: best accuracy 0.600 in round 1, last 0.500 in round 2",
         "over all test samples of known clients: last accuracy 0.750",
+    ]
+
+
+def test_final_table_has_a_column_for_each_further_test_and_what_validation_chose(tracker):
+    tracker.log_round(further(1, correct=(8, 6, 20), after=(10, 10, 20), held_back=(1, 1, 2)))
+    tracker.log_round(further(2, correct=(2, 6, 20), after=(4, 8, 20), held_back=(5, 3)))
+    assert final_table(tracker.run_dir).splitlines() == [
+        "architecture  clients      K  chunks  last accuracy  after one epoch  validation  best accuracy",
+        "-----------------------------------------------------------------------------------------------",
+        "lenet               2  1,000       2          0.400            0.600       0.800          0.700",
+        "mlp                 1  2,500       5          1.000            1.000       0.200          1.000",
+        "-----------------------------------------------------------------------------------------------",
+        "all                 3                         0.600            0.733       0.800          0.800",
+        "(means over clients)",
+        "mean over clients: best accuracy 0.800 in round 1, last 0.600 in round 2",
+        "over all test samples: best accuracy 0.850 in round 1, last 0.700 in round 2",
+        "chosen on validation samples: round 2, mean over clients 0.600, over all test samples 0.700",
     ]
 
 

@@ -8,7 +8,7 @@ import resource
 
 import pytest
 import yaml
-from small_runs import CONFIG, lines_of, of_data, read_strictly, record, rows_of
+from small_runs import CONFIG, further, lines_of, of_data, read_strictly, record, rows_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from common.errors import UserError
@@ -71,6 +71,8 @@ def test_clients_table(tracker):
         "last-accuracy": "0.8",
         "best-accuracy": "0.9",
         "best-round": "1",
+        "after-training-accuracy": "",
+        "validation-accuracy": "",
         "rounds-trained": "2",
         "failures": "0",
         "epsilon": "",
@@ -132,10 +134,64 @@ def test_summary_has_best_and_last_round(tracker, clock):
         "bytes-down": 400,
         "bytes-up": 160,
         "clients": 3,
+        "best-chosen-on": "test",
+        "chosen-round": 3,
+        "chosen-accuracy": 0.6,
+        "chosen-accuracy-mean": 0.666667,
         "method": "mh-pfedhn",
         "config": CONFIG,
     }
     assert read_strictly((tracker.run_dir / "summary.json").read_text()) == summary
+
+
+def log_further(tracker):
+    """Three rounds, the second of which is the best on validation samples and the last one of which tests nobody."""
+    tracker.log_round(further(1, correct=(8, 6, 20), after=(10, 10, 20), held_back=(1, 1, 2)))  # means 0.8, 1.0, 0.2
+    tracker.log_round(further(2, correct=(2, 6, 20), after=(4, 8), held_back=(5, 3)))  # means 0.6, 0.6, 0.8
+    tracker.log_round(record(3))
+
+
+def test_further_tests_are_in_every_file(tracker):
+    log_further(tracker)
+    summary = tracker.finish()
+    expected = {
+        "best-accuracy-mean": 0.8,
+        "best-mean-round": 1,
+        "best-chosen-on": "validation",
+        "chosen-round": 2,
+        "chosen-accuracy": 0.7,
+        "chosen-accuracy-mean": 0.6,
+        "last-validation-accuracy": 0.8,  # 8 of 10
+        "last-validation-accuracy-mean": 0.8,
+        "best-validation-accuracy": 0.8,
+        "best-validation-accuracy-mean": 0.8,
+        "last-after-training-accuracy": 0.6,  # 12 of 20
+        "last-after-training-accuracy-mean": 0.6,
+        "best-after-training-accuracy": 1.0,
+        "best-after-training-accuracy-mean": 1.0,
+    }
+    assert {key: summary[key] for key in expected} == expected
+    rows = rows_of(tracker)
+    columns = ("after-training-accuracy", "validation-accuracy")
+    assert [tuple(rows[key][column] for column in columns) for key in "abc"] == [
+        ("0.4", "1.0"),
+        ("0.8", "0.6"),
+        ("1.0", "0.2"),  # of the round before
+    ]
+    read = read_clients(tracker.run_dir / "clients.csv")
+    assert [(row.after_training_accuracy, row.validation_accuracy) for row in read] == [(0.4, 1), (0.8, 0.6), (1, 0.2)]
+    events = EventAccumulator(str(tracker.run_dir / "tensorboard")).Reload()
+    for tag, values in (("validation-accuracy-mean", [0.2, 0.8]), ("after-training-accuracy", [1.0, 0.6])):
+        assert [(event.step, event.value) for event in events.Scalars(tag)] == [
+            (number, pytest.approx(value)) for number, value in enumerate(values, start=1)
+        ]
+
+
+def test_a_resumed_run_counts_further_tests_of_the_rounds_that_it_keeps(tracker, clock):
+    log_further(tracker)
+    other = resumed(tracker, 1, clock)
+    other.log_round(record(2))
+    assert [rows_of(other)[key]["validation-accuracy"] for key in "abc"] == ["0.2", "0.2", "0.2"]
 
 
 def test_epsilon_is_in_every_file_and_in_the_table(tracker):
@@ -458,6 +514,15 @@ def test_progress_line(tracker, clock):
     # Two more rounds of 60 s, the time since the first was logged.
     assert tracker.progress_line(second) == (
         "round   2/4 | not evaluated | train loss 1.250 | 2/2 clients | 4.0 s | 2 min 00 s left"
+    )
+
+
+def test_progress_line_has_the_means_of_further_tests_where_there_are_any(tracker):
+    first = further(1, correct=(2, 6, 20), after=(4, 8, 20), held_back=(1, 5))
+    tracker.log_round(first)
+    assert tracker.progress_line(first).startswith(
+        "round   1/4 | mean accuracy 0.600 (worst 10 % 0.200, all samples 0.700) | after one epoch 0.733"
+        " | validation 0.600 | train loss 1.250"
     )
 
 

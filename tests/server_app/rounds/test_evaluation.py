@@ -17,6 +17,8 @@ from playing import (
     told,
 )
 
+from common.evaluation import TEST, VALIDATION
+
 pytestmark = pytest.mark.usefixtures("clock", "_no_drawing", "_new_process")
 
 
@@ -67,8 +69,9 @@ def test_one_round_is_a_run(small):
 def test_evaluation_every_second_round_and_after_the_last(small):
     played = play(small, Scripted(), num_rounds=5, evaluate_every=2)
     assert [line["accuracy"] for line in played.lines] == [None, 0.03, None, 0.05, 0.06]
-    asked = {round_of(message): told(message).test for _, message in played.sent()}
-    assert asked == {1: False, 2: False, 3: True, 4: False, 5: True}
+    asked = {round_of(message): told(message).tests for _, message in played.sent()}
+    all_of_them = (TEST, VALIDATION)
+    assert asked == {1: (), 2: (), 3: all_of_them, 4: (), 5: all_of_them}
 
 
 def test_half_participation_trains_half_and_tests_all(small):

@@ -36,7 +36,7 @@ from common import protocol
 from common.arrays import WireForm
 from common.config import load_config
 from common.errors import UserError
-from common.evaluation import Evaluation
+from common.evaluation import AFTER_TRAINING, EVALUATIONS, TEST, VALIDATION, Evaluation
 from common.protocol import DELTA, THETA, Result
 from common.schema import Array, UpTo, Vector
 from server_app.client import Client
@@ -54,7 +54,7 @@ def test_a_training_reply_tells_delta_counts_and_losses_and_nothing_else(run_con
     assert len(replies) == 2 * NUM_CLIENTS
     counts = {"num-examples", "train-loss"}
     for reply in replies:
-        tested = {"correct", "total", "loss"} if round_of(reply) == 2 else set()
+        tested = {"test-correct", "test-total", "test-loss"} if round_of(reply) == 2 else set()
         assert {name: set(record) for name, record in reply.content.items()} == {
             "metrics": counts | tested,
             "arrays": {"delta"},
@@ -93,7 +93,7 @@ def test_a_bad_reply_costs_its_client_the_round_and_changes_nothing_else(small, 
 
 
 def test_an_impossible_test_result_costs_the_round_too(small):
-    played = play(small, Scripted({("1", PERSONAL, 2): with_metric("correct", 101)}))
+    played = play(small, Scripted({("1", PERSONAL, 2): with_metric("test-correct", 101)}))
     assert [line["failures"] for line in played.lines] == [{}, {"malformed": 1}, {}]
     assert played.lines[0]["client-accuracy"].keys() == set("023")
 
@@ -117,7 +117,7 @@ def test_a_lost_final_test_is_counted_with_the_last_round(small):
 
 
 def test_a_test_that_nobody_asked_for_is_not_taken(small):
-    boasts = with_metrics({"correct": 99, "total": 100, "loss": 0.1})
+    boasts = with_metrics({"test-correct": 99, "test-total": 100, "test-loss": 0.1})
     played = play(small, Scripted({("1", PERSONAL): boasts}), evaluate_every=3)
     assert [line["accuracy"] for line in played.lines[:2]] == [None, None]
 
@@ -233,11 +233,11 @@ class Post:
     They have told that they train on `samples`, or i + 1, and test on four.
     """
 
-    def __init__(self, config, answer, clients=3, hold=None, samples=None, max_client_weight=1.0):
+    def __init__(self, config, answer, clients=3, hold=None, samples=None, max_client_weight=1.0, tests=(TEST,)):
         self.grid = InProcessGrid(lambda message, context: answer(key_of(context.node_id), message), clients, hold=hold)
         self.log = RoundLog(max_client_weight=max_client_weight)
         self.log.open(1)
-        self.mailroom = Mailroom(config, self.log, Lineage("run", "line", ()))
+        self.mailroom = Mailroom(config, self.log, Lineage("run", "line", ()), tests)
         self.clients = [Client(str(i), i + 1, 100 + i, num_train=samples or i + 1, num_test=4) for i in range(clients)]
 
     def send(self, name="describe", to=None, occasion=None, **exchange):
@@ -382,28 +382,65 @@ def test_losses_stand_under_the_name_that_the_exchange_gives_them(config):
 
 
 def test_losses_that_come_with_the_reply_to_a_test_are_not_those_of_a_training(config):
-    result = Result(7, 0.5, Evaluation(3, 4, 0.1))
+    result = Result(7, 0.5, {TEST: Evaluation(3, 4, 0.1)})
     post = Post(config, lambda key, request: reply_to(request, result), samples=SAMPLES)
     occasion = Occasion(1, protocol.DEPLOY, test=True)
     _, tests = post.send("deploy", deploys=True, occasion=occasion)
-    assert tests == dict.fromkeys("012", result.evaluation)
+    assert tests == dict.fromkeys("012", result.evaluations)
     assert post.log.record.train_losses == {}
 
 
 def test_a_client_is_held_to_the_numbers_of_samples_that_it_registered(config):
-    tested = Evaluation(3, 4, 0.1)
+    tested = {TEST: Evaluation(3, 4, 0.1)}
     results = {
         "0": Result(1, 0.5, tested),
         "1": Result(10**12, 0.5, tested),
-        "2": Result(3, 0.5, Evaluation(10**15, 10**15, 0.1)),
+        "2": Result(3, 0.5, {TEST: Evaluation(10**15, 10**15, 0.1)}),
     }
     post = Post(config, lambda key, request: reply_to(request, results[key]))
     replies, tests = post.send(deploys=True, occasion=Occasion(2, test=True))
     assert (list(replies), tests) == (["0"], {"0": tested})
     assert [(failure.client, failure.reason, failure.detail) for failure in post.log.record.failures] == [
         ("1", WRONG_COUNT, "num-examples is 1,000,000,000,000, but train-samples was 2 at registration"),
-        ("2", WRONG_COUNT, "total is 1,000,000,000,000,000, but test-samples was 4 at registration"),
+        ("2", WRONG_COUNT, "test-total is 1,000,000,000,000,000, but test-samples was 4 at registration"),
     ]
+
+
+def test_further_tests_are_held_to_what_is_known_of_their_samples(config):
+    right, wrong = Evaluation(3, 4, 0.1), Evaluation(3, 5, 0.1)
+    limit = config.max_samples
+    claims = {
+        "0": {TEST: right, AFTER_TRAINING: right, VALIDATION: Evaluation(7, limit, 0.1)},
+        "1": {TEST: right, AFTER_TRAINING: wrong},
+        "2": {TEST: right, VALIDATION: Evaluation(7, limit + 1, 0.1)},
+        "3": {TEST: right},
+    }
+    post = Post(config, lambda key, request: reply_to(request, Result(evaluations=claims[key])), 4, tests=EVALUATIONS)
+    replies, tests = post.send("deploy", deploys=True, losses="", occasion=Occasion(2, protocol.DEPLOY, test=True))
+    assert {told(message).tests for message in post.grid.sent} == {EVALUATIONS}
+    assert list(replies) == ["0", "3"]
+    assert tests == {key: claims[key] for key in "03"}
+    assert [(failure.client, failure.reason, failure.detail) for failure in post.log.record.failures] == [
+        ("1", WRONG_COUNT, "after-training-total is 5, but test-samples was 4 at registration"),
+        ("2", "too-many-samples", f"validation-total is {limit + 1:,}, above max-samples ({limit:,})"),
+    ]
+
+
+@pytest.mark.parametrize("tests", [(TEST,), (TEST, AFTER_TRAINING), (TEST, VALIDATION)])
+def test_of_the_tests_those_are_taken_that_were_asked_for(config, tests):
+    right = Evaluation(3, 4, 0.1)
+    all_of_them = Result(evaluations=dict.fromkeys(EVALUATIONS, right))
+    post = Post(config, lambda key, request: reply_to(request, all_of_them), tests=tests)
+    _, taken = post.send("deploy", deploys=True, losses="", occasion=Occasion(2, protocol.DEPLOY, test=True))
+    assert taken == {key: dict.fromkeys(tests, right) for key in "012"}
+
+
+def test_further_tests_without_that_of_the_weights_as_they_came_are_no_reply_to_a_test(config):
+    claims = {name: Evaluation(3, 4, 0.1) for name in (AFTER_TRAINING, VALIDATION)}
+    post = Post(config, lambda key, request: reply_to(request, Result(evaluations=claims)), tests=EVALUATIONS)
+    occasion = Occasion(2, protocol.DEPLOY, test=True)
+    assert post.send("deploy", deploys=True, losses="", occasion=occasion) == ({}, {})
+    assert post.reasons == dict.fromkeys("012", "malformed")
 
 
 @pytest.mark.parametrize("losses", ["", "train"])
@@ -468,12 +505,12 @@ def test_only_the_exchange_that_deploys_is_a_test_and_needs_a_result(config, dep
     replies, tests = post.send("deploy", deploys=deploys, occasion=Occasion(1, protocol.DEPLOY, test=test))
     instructions = [told(message) for message in post.grid.sent]
     assert {each.deploys for each in instructions} == {deploys}
-    assert {each.test for each in instructions} == {deploys and test}
+    assert {each.tests for each in instructions} == {(TEST,) if deploys and test else ()}
     assert tests == {}
     if deploys and test:
         assert replies == {}
         assert {failure.detail for failure in post.log.record.failures} == {
-            "the reply to a test holds correct, total and loss"
+            "the reply to a test holds test-correct, test-total and test-loss"
         }
     else:
         assert list(replies) == ["0", "1", "2"]
@@ -498,7 +535,7 @@ def test_a_client_that_still_works_on_an_exchange_is_left_out_of_the_next_and_no
     assert list(first) == list(second) == ["0", "2"]
     assert [(failure.client, failure.reason) for failure in post.log.record.failures] == [("1", "late"), ("1", "busy")]
     # The end of a run is for the busy too.
-    result = Result(evaluation=Evaluation(3, 4, 0.1))
+    result = Result(evaluations={TEST: Evaluation(3, 4, 0.1)})
     post.grid.answer = lambda message, context: reply_to(message, result)
     occasion = Occasion(2, protocol.DEPLOY, test=True, final=True)
     post.send("deploy", send=send, deploys=True, occasion=occasion)

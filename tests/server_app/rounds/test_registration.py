@@ -34,7 +34,7 @@ from playing import (
 from common import protocol
 from common.config import load_config
 from common.errors import UserError
-from common.evaluation import Evaluation
+from common.evaluation import TEST, Evaluation
 from common.protocol import DELTA
 from common.refusal import encode_refusal
 from server_app import checkpoint
@@ -142,9 +142,9 @@ class Renamed(Scripted):
             return Message(content, reply_to=message)
         if told(message).client_key != "new-key":
             return Message(encode_refusal("another-client"), reply_to=message)
-        evaluation = Evaluation(1, 2, 0.5) if told(message).test else None
+        tests = {TEST: Evaluation(1, 2, 0.5)} if TEST in told(message).tests else {}
         delta = {DELTA: torch.ones(self.new_size)} if DELTA in told(message).compress else {}
-        return reply_to(message, protocol.Result(10, 1.0, evaluation), delta)
+        return reply_to(message, protocol.Result(10, 1.0, tests), delta)
 
 
 def test_a_node_whose_client_says_that_it_is_another_now_is_asked_again(small, clock):
