@@ -1,6 +1,5 @@
 """What a model is trained and tested on: one split of a site's data, read a batch at a time, on the device."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -8,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-# A batch as the model takes it: `model(inputs)`, `model(*inputs)` or `model(**inputs)`.
-Inputs = Tensor | tuple[Tensor, ...] | list[Tensor] | Mapping[str, Tensor]
+from common.data.acceptance import Split, Tensors
+from common.inputs import Inputs, map_inputs
 
 
 class Samples(Protocol):
@@ -89,10 +88,28 @@ class DatasetSamples:
         return map_inputs(inputs, lambda tensor: tensor.to(self.device)), targets.to(self.device)
 
 
-def map_inputs(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
-    """The same structure with every tensor changed."""
-    if isinstance(inputs, Mapping):
-        return {name: change(tensor) for name, tensor in inputs.items()}
-    if isinstance(inputs, tuple | list):
-        return tuple(change(tensor) for tensor in inputs)
-    return change(inputs)
+@dataclass(frozen=True, eq=False)
+class PartOf:
+    """Some of the samples that several clients share: each has its rows, and nothing is copied."""
+
+    samples: Samples
+    rows: Tensor  # [k] int64, on their device
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are."""
+        return self.samples.device
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: Tensor) -> tuple[Inputs, Tensor]:
+        """These samples of the part."""
+        return self.samples.batch(self.rows[indices])
+
+
+def samples_of(split: Split, device: torch.device) -> TensorSamples | DatasetSamples:
+    """Samples of a user's own: tensors go to the device as a whole, what a Dataset holds a batch at a time."""
+    if isinstance(split, Tensors):
+        return TensorSamples(map_inputs(split.inputs, lambda tensor: tensor.to(device)), split.targets.to(device))
+    return DatasetSamples(split.dataset, device)

@@ -17,7 +17,7 @@ from mh_pfedhn.processes import KEEP_MEMORY, flower_environment, free_port, runn
 
 
 def import_from_here() -> None:
-    """Let a method of the user's own lie in the working folder; at the end of the path, where it hides nothing."""
+    """Let the user's own code lie in the working folder; at the end of the path, where it hides nothing."""
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
 
@@ -100,7 +100,7 @@ def local_superlink(config: Config) -> Iterator[tuple[str, dict[str, str]]]:
     """
     with private_folder() as home:
         environment = KEEP_MEMORY | flower_environment(os.environ) | {"FLWR_HOME": str(home), OWNER: str(home)}
-        environment = with_foreign_method(environment, config.method)
+        environment = with_own_code(environment, config)
         port = free_port()
         write_connection(home / "config.toml", "simulation", f"127.0.0.1:{port}", None)
         command = [tool("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
@@ -111,12 +111,12 @@ def local_superlink(config: Config) -> Iterator[tuple[str, dict[str, str]]]:
             yield "simulation", environment
 
 
-def with_foreign_method(environment: Mapping[str, str], method: str) -> dict[str, str]:
-    """An environment in which `package.module:Class`, a method of the user's own, may lie in the working folder.
+def with_own_code(environment: Mapping[str, str], config: Config) -> dict[str, str]:
+    """An environment in which the user's own code, named as `module:name`, may lie in the working folder.
 
-    For the methods that come with this project, which have no colon, nothing is changed.
+    For runs with nothing but what comes with this project, nothing is changed.
     """
-    if ":" not in method:
+    if not config.own_code:
         return dict(environment)
     # At the end of the path, so that what the user has put there still comes first.
     folders = filter(None, [environment.get("PYTHONPATH"), str(Path.cwd())])

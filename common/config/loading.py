@@ -9,7 +9,7 @@ import yaml
 
 from common import methods
 from common.config.profiles import PROFILE_ONLY, Layer, canonical, method_layer, names, profile_layers, recorded
-from common.config.run import DATASETS, DEFAULT_PROFILE, METHOD_SETTINGS, RUN_NAME, RUN_OPTIONS, SITES, Config
+from common.config.run import DEFAULT_PROFILE, METHOD_SETTINGS, RUN_NAME, RUN_OPTIONS, SITES, Config
 from common.errors import UserError
 from common.methods import Halves
 from common.options import Option, Value
@@ -203,12 +203,17 @@ def _check_together(config: Config) -> None:
             f"clipping-norm is {clipping_norm:g}, but dataset is 'sites', and each site "
             "decides how it protects what it sends: set privacy in its own file."
         )
+    for key, name in (("loss", config.loss), ("correct", config.correct)):
+        if config.dataset == SITES and name:
+            raise UserError(
+                f"{key} is {shown(name)}, but dataset is 'sites', and each site has its own: set {key} in its own file."
+            )
     if config.resume == "latest" and not config.run_name:
         raise UserError("resume is 'latest', so run-name must say of which run.")
     if not config.dataset:
         raise UserError(
             f"dataset is empty: join profile {config.profile!r} to one that comes with a data set, such as "
-            f"cifar100+{config.profile}, or set dataset to one of {', '.join(DATASETS)}."
+            f"cifar100+{config.profile}, or set dataset to {RUN_OPTIONS['dataset'].valid}."
         )
 
 

@@ -307,7 +307,14 @@ def test_a_profile_that_is_given_twice_ends_with_2(complaint):
 
 
 @pytest.mark.parametrize("key", ["keep-local", "freeze"])
-@pytest.mark.parametrize("pattern", ["99.*", "*", "7"])
-def test_patterns_that_do_not_fit_a_model_end_with_2_before_anything_starts(complaint, key, pattern):
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("99.*", "{key}: pattern '99.*' matches no parameter; the model 'lenet' has 0.weight, 0.bias"),
+        ("*", "keep-local, freeze: together they match every parameter of the model 'lenet'"),
+        ("7", "{key}: pattern '7' matches no parameter"),
+    ],
+)
+def test_patterns_that_do_not_fit_a_model_end_with_2_before_anything_starts(complaint, key, pattern, words):
     said = complaint("run", "quickstart", "-c", f"{key}={pattern}", "max-samples-per-class=12", "models=lenet")
-    assert said.startswith("model 'lenet': keep-local and freeze do not fit the model")
+    assert said.startswith(words.format(key=key))
