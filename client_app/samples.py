@@ -32,6 +32,8 @@ class ImageSamples:
     labels: Tensor  # [n] int64
     mean: Tensor  # [1, C, 1, 1] float32, of values 0 to 255
     std: Tensor  # [1, C, 1, 1] float32
+    # What convolutions are fastest on; a model of a user's own may ask for a view, which only the plain order has.
+    channels_last: bool = True
 
     @property
     def device(self) -> torch.device:
@@ -49,7 +51,8 @@ class ImageSamples:
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised images [b, C, H, W] float32 and labels [b] of these samples."""
         images = (self.images[indices].float() - self.mean) / self.std
-        return images.contiguous(memory_format=torch.channels_last), self.labels[indices]
+        order = torch.channels_last if self.channels_last else torch.contiguous_format
+        return images.contiguous(memory_format=order), self.labels[indices]
 
 
 @dataclass(frozen=True, eq=False)

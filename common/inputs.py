@@ -1,7 +1,7 @@
 """What a model takes as a batch: a tensor, several, or several by name; its shape, and how sentences describe it."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import Tensor
 
@@ -11,6 +11,7 @@ from common.factories import kind_of
 Inputs = Tensor | tuple[Tensor, ...] | list[Tensor] | Mapping[str, Tensor]
 
 Shape = tuple[int, ...]
+ImageShape = tuple[int, int, int]  # channels, height, width
 
 
 class ShapesByName(dict[str, Shape]):
@@ -58,6 +59,11 @@ def shape_of(inputs: Inputs) -> InputShape:
     if isinstance(inputs, tuple | list):
         return tuple(tuple(tensor.shape[1:]) for tensor in inputs)
     return tuple(inputs.shape[1:])
+
+
+def is_image_shape(shape: InputShape) -> TypeGuard[ImageShape]:
+    """Whether inputs of this shape are images [C, H, W]."""
+    return isinstance(shape, tuple) and len(shape) == 3 and all(isinstance(size, int) for size in shape)
 
 
 def length(tensor: Tensor) -> int:

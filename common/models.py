@@ -6,7 +6,7 @@ Parameter counts are those of Table 20. "ResNet-10 / 12 / 18" count residual blo
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,8 @@ from torch.nn import functional
 from common.data.torchvision_shim import import_torchvision
 from common.errors import UserError
 from common.factories import IN_THE_WORKING_FOLDER, Factory, kind_of
-from common.inputs import InputShape
+from common.inputs import ImageShape, InputShape, is_image_shape
 from common.seeding import seeded
-
-ImageShape = tuple[int, int, int]  # channels, height, width
 
 
 def lenet(shape: ImageShape, num_classes: int) -> nn.Module:
@@ -156,11 +154,6 @@ def build_model(name: str, shape: InputShape, num_classes: int | None, seed: int
         )
     with seeded(seed):
         return MODELS[name]((channels, height, width), num_classes)
-
-
-def is_image_shape(shape: InputShape) -> TypeGuard[ImageShape]:
-    """Whether inputs of this shape are images [C, H, W]."""
-    return isinstance(shape, tuple) and len(shape) == 3 and all(isinstance(size, int) for size in shape)
 
 
 def model_from(factory: Factory, seed: int, device: torch.device | None = None, **given: object) -> nn.Module:

@@ -59,8 +59,8 @@ def results_from_here(config: Config) -> Config:
 
 def check(config: Config) -> None:
     """Find now what would fail in the middle of a start that takes half a minute. Raises UserError."""
-    from client_app.site.simulated import check_models
-    from common.data.simulation import divide, forget_data_sets
+    from client_app.site.simulated import check_models, forget_clients
+    from common.data.simulation import forget_data_sets
     from common.device import resolve_device
 
     if config.num_nodes < config.min_clients:
@@ -76,8 +76,11 @@ def check(config: Config) -> None:
         raise UserError(f"results-dir is {shown(config.results_dir)}, but {error}.") from error
     check_is_new(config)
     resolve_device(config.device)
-    check_models(config, divide(config, config.num_clients).dataset)
-    forget_data_sets()  # the apps open them in processes of their own
+    try:
+        check_models(config)
+    finally:  # the apps open them in processes of their own
+        forget_clients()
+        forget_data_sets()
 
 
 def _is_there(path: Path) -> bool:
@@ -129,12 +132,12 @@ def local_superlink(config: Config) -> Iterator[tuple[str, dict[str, str]]]:
             yield "simulation", environment
 
 
-def with_own_code(environment: Mapping[str, str], config: Config) -> dict[str, str]:
+def with_own_code(environment: Mapping[str, str], *configs: Config) -> dict[str, str]:
     """An environment in which the user's own code, named as `module:name`, may lie in the working folder.
 
     For runs with nothing but what comes with this project, nothing is changed.
     """
-    if not config.own_code:
+    if not any(config.own_code for config in configs):
         return dict(environment)
     # At the end of the path, so that what the user has put there still comes first.
     folders = filter(None, [environment.get("PYTHONPATH"), str(Path.cwd())])

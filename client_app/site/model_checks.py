@@ -37,9 +37,7 @@ def generated(
             )
     other_state = [key for key, value in model.state_dict().items() if not isinstance(value, Tensor)]
     if other_state:
-        raise UserError(
-            f"{called}: {other_state[0]!r} of its state_dict is not a tensor, so the state cannot be kept."
-        )
+        raise UserError(f"{called}: {other_state[0]!r} of its state_dict is not a tensor, so the state cannot be kept.")
     for key, patterns in (("keep-local", keep_local), ("freeze", freeze)):
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in parameters):

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from common.data.sources.base import Rows, numbered_owners, read_split
 from common.data.acceptance import Split, Tensors, accepted
+from common.data.sources.base import Rows, numbered_owners, read_split
 from common.errors import UserError
 from common.factories import IN_THE_WORKING_FOLDER, Factory, describe
 from common.inputs import InputShape, is_inputs, length, shape_of, shapes, structure
@@ -44,6 +44,46 @@ class OwnData:
     is_test: NDArray[np.bool_] | None  # [n]
 
 
+@dataclass(frozen=True, eq=False)
+class OwnSource:
+    """Which of the samples are in a data set. Nothing is copied, whatever is left out and whoever has a part.
+
+    Where they are images, uint8 [n, C, H, W], it is a source of images as those of files are.
+    """
+
+    split: Split
+    rows: Tensor | None = None  # [k] int64, of all samples; None: all of them
+
+    @property
+    def is_images(self) -> bool:
+        """Whether the inputs are uint8 images, which are normalised."""
+        inputs = self.split.inputs if isinstance(self.split, Tensors) else None
+        return isinstance(inputs, Tensor) and inputs.dtype == torch.uint8 and inputs.dim() == 4
+
+    @property
+    def known_targets(self) -> Tensor | None:
+        """The targets of all samples; None: they are known only to a Dataset."""
+        return self.split.targets if isinstance(self.split, Tensors) else None
+
+    def read(self, rows: Rows) -> Tensor:
+        """See ImageSource."""
+        assert isinstance(self.split, Tensors)
+        assert isinstance(self.split.inputs, Tensor)
+        return self.split.inputs[self.rows_of(torch.from_numpy(rows))]
+
+    def keep(self, rows: Rows) -> "OwnSource":
+        """See ImageSource."""
+        return OwnSource(self.split, self.rows_of(torch.from_numpy(rows)))
+
+    def once(self) -> "OwnSource":
+        """See ImageSource."""
+        return self
+
+    def rows_of(self, indices: Tensor) -> Tensor:
+        """The rows [k] int64, of all samples, of these samples of the data set."""
+        return indices if self.rows is None else self.rows[indices]
+
+
 def load_own(name: str, data_dir: Path) -> OwnData:
     """Call a user's function, and look at what it returns.
 
@@ -60,18 +100,17 @@ def load_own(name: str, data_dir: Path) -> OwnData:
         content = Factory(factory.key, name, given, factory.remedy).call()
     returned = f"dataset: what {name} returned"
     values = _values(content, returned)
-    of_dataset = "dataset" in values
-    split = accepted(
-        values["dataset"] if of_dataset else (values["inputs"], values["targets"]),
-        f"{returned}{' under dataset' if of_dataset else ''}",
-    )
+    if "dataset" in values:
+        split = accepted(values["dataset"], f"{returned} under dataset")
+    else:
+        split = accepted((values["inputs"], values["targets"]), returned)
     targets = _targets(values.get("targets"), split, returned)
     labels = None if targets is None else _labels(targets, returned)
-    owners, owner_names = None, ()
+    owners: Rows | None = None
+    owner_names: tuple[str, ...] = ()
     if "owners" in values:
-        owners, owner_names = numbered_owners(
-            _one_a_sample(values["owners"], len(split), f"{returned} under owners"), f"{returned} under owners"
-        )
+        where = f"{returned} under owners"
+        owners, owner_names = numbered_owners(_one_a_sample(values["owners"], len(split), where), where)
     is_test = None
     if "split" in values:
         where = f"{returned} under split"
@@ -99,6 +138,9 @@ def _values(content: Any, returned: str) -> dict[str, Any]:
     values = {str(key): value for key, value in content.items() if value is not None}
     if "dataset" in values and "inputs" in values:
         raise UserError(f"{returned} has both inputs and dataset, but must be {_FORM}.")
+    if isinstance(values.get("dataset"), tuple | list):
+        # Where a site returns samples, such a thing is a pair of tensors.
+        raise UserError(f"{returned} under dataset is {structure(values['dataset'])}, but must be a torch Dataset.")
     lacking = [key for key in ("inputs", "targets") if key not in values and "dataset" not in values]
     if lacking:
         raise UserError(f"{returned} has no {' and no '.join(lacking)}, but must be {_FORM}.")
@@ -174,10 +216,12 @@ def _input_shape(split: Split, returned: str) -> InputShape:
     try:
         inputs = default_collate([split.dataset[0][0]])
     except Exception as error:
-        raise UserError(f"{returned} under dataset has a first input that makes no batch: {describe(error)}.") from error
+        raise UserError(
+            f"{returned} under dataset has a first input that makes no batch: {describe(error)}."
+        ) from error
     if not is_inputs(inputs):
         raise UserError(
-            f"{returned} under dataset has the first input {shapes(inputs)}, but must have a tensor, or a tuple or a "
+            f"{returned} under dataset has the first input {shapes(inputs)}, but must have a tensor, or a tuple or "
             "dictionary of tensors."
         )
     return shape_of(inputs)

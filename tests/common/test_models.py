@@ -231,7 +231,7 @@ def test_a_model_of_the_users_own_is_called_with_shape_and_classes_and_drawn_fro
         ("own_code:not_a_model", (6,), 3, "models: own_code:not_a_model returned something of type dict, but must"),
         ("own_code:raises", (6,), 3, "models: own_code:raises raised ZeroDivisionError: no layers, own_code.py line"),
         ("own_code:Liner", (6,), 3, "models: there is no 'Liner' in module 'own_code'"),
-        ("lenet", (6,), 3, "Model 'lenet' is for images [C, H, W] of classes, but a sample of these data has the input"),
+        ("lenet", (6,), 3, "Model 'lenet' is for images [C, H, W] of classes, but a sample of these data has the"),
         ("lenet", (3, 8, 8), None, "(3, 8, 8) and there are no classes: name models of your own"),
         ("lenet", ShapesByName(a=(3, 8, 8)), 2, "{'a': (3, 8, 8)} and there are 2 classes"),
         ("lenet", ((3,), (8,), (8,)), 2, "((3,), (8,), (8,)) and there are 2 classes"),
@@ -241,4 +241,4 @@ def test_a_model_that_cannot_be_built_is_told_in_a_sentence_that_names_it(name, 
     with pytest.raises(UserError) as caught:
         build_model(name, shape, classes, seed=0)
     assert words in str(caught.value)
-    assert str(caught.value).endswith(".")
+    assert str(caught.value).endswith((".", "?"))

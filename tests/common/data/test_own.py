@@ -13,6 +13,21 @@ from common.errors import UserError
 
 INPUTS, TARGETS = torch.zeros(4, 2), torch.tensor([0, 2, 1, 2])
 PAIR = {"inputs": INPUTS, "targets": TARGETS}
+
+
+class Items:
+    """A Dataset in all but its class."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
+
+
 DATASET = {"dataset": TensorDataset(INPUTS, TARGETS)}
 
 
@@ -126,9 +141,14 @@ def test_what_is_none_is_left_out(loaded):
         (PAIR | {"inputs": INPUTS.numpy()}, "torch.from_numpy makes tensors of arrays"),
         (PAIR | {"inputs": INPUTS[1:]}, "of different lengths: inputs [3, 2] float32, targets [4] int64"),
         ({"inputs": INPUTS[:0], "targets": TARGETS[:0]}, "returned is empty"),
-        ({"dataset": [1, 2]}, "under dataset is a Dataset whose first item is of type int, but must be (input,"),
-        ({"dataset": [("text", 1)]}, "under dataset has the first input"),
-        ({"dataset": [(object(), 1)]}, "under dataset has a first input that makes no batch: TypeError"),
+        (
+            {"dataset": (INPUTS, TARGETS)},
+            "under dataset is of type tuple (Tensor, Tensor), but must be a torch Dataset.",
+        ),
+        ({"dataset": Items([1, 2])}, "under dataset is a Dataset whose first item is of type int, but must be (input,"),
+        ({"dataset": Items([])}, "under dataset is empty"),
+        ({"dataset": Items([("text", 1)])}, "under dataset has the first input (str), but must have a tensor"),
+        ({"dataset": Items([(object(), 1)])}, "under dataset has a first input that makes no batch: TypeError"),
         (DATASET | {"targets": TARGETS[1:]}, "beside a Dataset of 4 samples it must be a tensor of as many"),
         (PAIR | {"targets": TARGETS - 1}, "has the target -1 for sample 0: whole numbers are classes"),
         (PAIR | {"targets": TARGETS * 1_000_000}, "has the target 2000000 for sample 1: whole numbers are classes"),
