@@ -1,6 +1,5 @@
 """What a model is trained and tested on: one split of a site's data, read a batch at a time, on the device."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -8,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-# A batch as the model takes it: `model(inputs)`, `model(*inputs)` or `model(**inputs)`.
-Inputs = Tensor | tuple[Tensor, ...] | list[Tensor] | Mapping[str, Tensor]
+from common.data.acceptance import Split, Tensors
+from common.inputs import Inputs, map_inputs
 
 
 class Samples(Protocol):
@@ -33,6 +32,8 @@ class ImageSamples:
     labels: Tensor  # [n] int64
     mean: Tensor  # [1, C, 1, 1] float32, of values 0 to 255
     std: Tensor  # [1, C, 1, 1] float32
+    # What convolutions are fastest on; a model of a user's own may ask for a view, which only the plain order has.
+    channels_last: bool = True
 
     @property
     def device(self) -> torch.device:
@@ -50,7 +51,8 @@ class ImageSamples:
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised images [b, C, H, W] float32 and labels [b] of these samples."""
         images = (self.images[indices].float() - self.mean) / self.std
-        return images.contiguous(memory_format=torch.channels_last), self.labels[indices]
+        order = torch.channels_last if self.channels_last else torch.contiguous_format
+        return images.contiguous(memory_format=order), self.labels[indices]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,10 +91,28 @@ class DatasetSamples:
         return map_inputs(inputs, lambda tensor: tensor.to(self.device)), targets.to(self.device)
 
 
-def map_inputs(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
-    """The same structure with every tensor changed."""
-    if isinstance(inputs, Mapping):
-        return {name: change(tensor) for name, tensor in inputs.items()}
-    if isinstance(inputs, tuple | list):
-        return tuple(change(tensor) for tensor in inputs)
-    return change(inputs)
+@dataclass(frozen=True, eq=False)
+class PartOf:
+    """Some of the samples that several clients share: each has its rows, and nothing is copied."""
+
+    samples: Samples
+    rows: Tensor  # [k] int64, on their device
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are."""
+        return self.samples.device
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: Tensor) -> tuple[Inputs, Tensor]:
+        """These samples of the part."""
+        return self.samples.batch(self.rows[indices])
+
+
+def samples_of(split: Split, device: torch.device) -> TensorSamples | DatasetSamples:
+    """Samples of a user's own: tensors go to the device as a whole, what a Dataset holds a batch at a time."""
+    if isinstance(split, Tensors):
+        return TensorSamples(map_inputs(split.inputs, lambda tensor: tensor.to(device)), split.targets.to(device))
+    return DatasetSamples(split.dataset, device)

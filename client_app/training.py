@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from client_app.randomness import seeded
-from client_app.samples import Inputs, Samples
+from client_app.samples import Samples
 from common.evaluation import Evaluation
+from common.inputs import Inputs
+from common.seeding import seeded
 from common.settings import LocalTraining
 
 _TEST_BATCH = 256

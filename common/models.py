@@ -1,4 +1,5 @@
-"""The public architectures of the paper (appendix E, Tables 16 to 19) for any image size, channel and class count.
+"""The public architectures of the paper (appendix E, Tables 16 to 19) for any image size, channel and class count; and
+models of a user's own, named as `module:name`.
 
 Parameter counts are those of Table 20. "ResNet-10 / 12 / 18" count residual blocks of two convolutions, not layers.
 """
@@ -13,8 +14,9 @@ from torch.nn import functional
 
 from common.data.torchvision_shim import import_torchvision
 from common.errors import UserError
-
-ImageShape = tuple[int, int, int]  # channels, height, width
+from common.factories import IN_THE_WORKING_FOLDER, Factory, kind_of
+from common.inputs import ImageShape, InputShape, is_image_shape
+from common.seeding import seeded
 
 
 def lenet(shape: ImageShape, num_classes: int) -> nn.Module:
@@ -119,17 +121,50 @@ MODELS: dict[str, Callable[[ImageShape, int], nn.Module]] = {
 _SMALLEST_IMAGES = {"lenet": 4, "vgg8": 8, "squeezenet1_0": 21, "squeezenet1_1": 17}
 
 
-def build_model(name: str, shape: ImageShape, num_classes: int, seed: int) -> nn.Module:
-    """Build a model with its ordinary initialisation, drawn from `seed` alone; the global generator stays as it was.
+def build_model(name: str, shape: InputShape, num_classes: int | None, seed: int) -> nn.Module:
+    """Build a model with its ordinary initialisation, drawn from `seed` alone; the global generators stay as they were.
 
-    Raises UserError for images that are too small for the model.
+    Args:
+        name: of a public architecture, or `module:name` of a user's own, which is called with shape and classes.
+        shape: of one sample's input; [C, H, W] for a public architecture.
+        num_classes: None where the targets are no classes.
+        seed: of the initialisation, >= 0.
+
+    Raises:
+        UserError: the data are not of the kind or size that a public architecture is for, or a user's own function
+            cannot be imported, fails, or returns no model.
     """
-    smallest = _SMALLEST_IMAGES.get(name, 1)
-    if min(shape[1:]) < smallest:
+    if ":" in name:
+        factory = Factory("models", name, remedy=IN_THE_WORKING_FOLDER)
+        return model_from(factory, seed, input_shape=shape, num_classes=num_classes)
+    if num_classes is None or not is_image_shape(shape):
+        # As plain values: a mapping of the project's own type says no more.
+        given = dict(shape) if isinstance(shape, dict) else shape
+        classes = "no classes" if num_classes is None else f"{num_classes} classes"
         raise UserError(
-            f"The images are {shape[1]} x {shape[2]} pixels, but model {name!r} needs {smallest} x {smallest} or more: "
+            f"Model {name!r} is for images [C, H, W] of classes, but a sample of these data has the input shape "
+            f"{given} and there are {classes}: name models of your own (models: module:factory)."
+        )
+    channels, height, width = shape
+    smallest = _SMALLEST_IMAGES.get(name, 1)
+    if min(height, width) < smallest:
+        raise UserError(
+            f"The images are {height} x {width} pixels, but model {name!r} needs {smallest} x {smallest} or more: "
             "choose other models or larger images."
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return MODELS[name](shape, num_classes)
+    with seeded(seed):
+        return MODELS[name]((channels, height, width), num_classes)
+
+
+def model_from(factory: Factory, seed: int, device: torch.device | None = None, **given: object) -> nn.Module:
+    """The model that a user's function returns when its random numbers are drawn from `seed`, on any device.
+
+    Raises UserError.
+    """
+    with seeded(seed, device or torch.device("cpu")):
+        model = factory.call(**given)
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"{factory.key}: {factory.name} returned something {kind_of(model)}, but must return a torch.nn.Module."
+        )
+    return model

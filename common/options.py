@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.errors import UserError
+from common.factories import NAME
 from common.text import kebab, nearest, shown, spelled
 
 AUTO = "auto"
@@ -28,6 +29,7 @@ class Rule:
     above: float = -math.inf  # exclusive lower bound
     words: tuple[str, ...] = ()  # words that a number option takes beside numbers
     is_list: bool = False  # comma-separated
+    own: str = ""  # what a module:name of the user's own may be, which is taken beside the choices
     source: str = ""  # of the default: a section or equation of the paper, a line of its authors' code
     # When a resumed run must agree with its checkpoint: "always", in mode train ("training"), in a "simulation", or "".
     fixed: str = ""
@@ -68,7 +70,10 @@ class Option:
             # What stands after a slash is a variant; with all of them nobody would find the names.
             plain = [choice for choice in rule.choices if "/" not in choice]
             variant = next((f", or variants such as {choice}" for choice in rule.choices if "/" in choice), "")
-            return f"{'a comma-separated list of' if rule.is_list else 'one of'} {', '.join(plain)}{variant}"
+            own = f", or module:name for {rule.own}" if rule.own else ""
+            return f"{'a comma-separated list of' if rule.is_list else 'one of'} {', '.join(plain)}{variant}{own}"
+        if rule.own:
+            return f"module:name for {rule.own}"
         text = "text" if self.default == "" else "text that is not empty"
         return f"{text}, or a list of texts" if rule.is_list else text
 
@@ -80,7 +85,7 @@ class Option:
             return self._number(value)
         if self.rule.is_list and isinstance(value, list) and all(isinstance(part, str) for part in value):
             value = ",".join(value)
-        if self.rule.choices:
+        if self.rule.choices or self.rule.own:
             return self._chosen(value)
         if value == "" != self.default:
             return None  # empty is a value only where it is the usual one
@@ -106,7 +111,10 @@ class Option:
         if value == self.default:
             return value  # also where that is empty, which is no choice
         chosen = [spelled(word, self.rule.choices) for word in self._words(value)]
-        return ",".join(chosen) if set(chosen) <= set(self.rule.choices) else None
+        return ",".join(chosen) if all(word in self.rule.choices or self._is_own(word) for word in chosen) else None
+
+    def _is_own(self, word: str) -> bool:
+        return bool(self.rule.own and NAME.fullmatch(word))
 
     def _hint(self, value: object) -> str:
         """What may have been meant by the first wrong name, or what else is wrong, to end a sentence with."""
@@ -117,8 +125,8 @@ class Option:
         if not self.rule.choices or not isinstance(value, str):
             return ""
         lower = [choice.lower() for choice in self.rule.choices]
-        wrong = next((word for word in self._words(value) if word.lower() not in lower), "")
-        return nearest(wrong, self.rule.choices)
+        wrong = next((word for word in self._words(value) if word.lower() not in lower and not self._is_own(word)), "")
+        return "" if ":" in wrong else nearest(wrong, self.rule.choices)
 
     def _words(self, value: str) -> list[str]:
         return [word.strip() for word in (value.split(",") if self.rule.is_list else [value])]

@@ -17,7 +17,7 @@ from mh_pfedhn.processes import KEEP_MEMORY, flower_environment, free_port, runn
 
 
 def import_from_here() -> None:
-    """Let a method of the user's own lie in the working folder; at the end of the path, where it hides nothing."""
+    """Let the user's own code lie in the working folder; at the end of the path, where it hides nothing."""
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
 
@@ -59,8 +59,8 @@ def results_from_here(config: Config) -> Config:
 
 def check(config: Config) -> None:
     """Find now what would fail in the middle of a start that takes half a minute. Raises UserError."""
-    from client_app.site.simulated import check_models
-    from common.data.simulation import divide, forget_data_sets
+    from client_app.site.simulated import check_models, forget_clients
+    from common.data.simulation import forget_data_sets
     from common.device import resolve_device
 
     if config.num_nodes < config.min_clients:
@@ -76,8 +76,11 @@ def check(config: Config) -> None:
         raise UserError(f"results-dir is {shown(config.results_dir)}, but {error}.") from error
     check_is_new(config)
     resolve_device(config.device)
-    check_models(config, divide(config, config.num_clients).dataset)
-    forget_data_sets()  # the apps open them in processes of their own
+    try:
+        check_models(config)
+    finally:  # the apps open them in processes of their own
+        forget_clients()
+        forget_data_sets()
 
 
 def _is_there(path: Path) -> bool:
@@ -118,7 +121,7 @@ def local_superlink(config: Config) -> Iterator[tuple[str, dict[str, str]]]:
     """
     with private_folder() as home:
         environment = KEEP_MEMORY | flower_environment(os.environ) | {"FLWR_HOME": str(home), OWNER: str(home)}
-        environment = with_foreign_method(environment, config.method)
+        environment = with_own_code(environment, config)
         port = free_port()
         write_connection(home / "config.toml", "simulation", f"127.0.0.1:{port}", None)
         command = [tool("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
@@ -129,12 +132,12 @@ def local_superlink(config: Config) -> Iterator[tuple[str, dict[str, str]]]:
             yield "simulation", environment
 
 
-def with_foreign_method(environment: Mapping[str, str], method: str) -> dict[str, str]:
-    """An environment in which `package.module:Class`, a method of the user's own, may lie in the working folder.
+def with_own_code(environment: Mapping[str, str], *configs: Config) -> dict[str, str]:
+    """An environment in which the user's own code, named as `module:name`, may lie in the working folder.
 
-    For the methods that come with this project, which have no colon, nothing is changed.
+    For runs with nothing but what comes with this project, nothing is changed.
     """
-    if ":" not in method:
+    if not any(config.own_code for config in configs):
         return dict(environment)
     # At the end of the path, so that what the user has put there still comes first.
     folders = filter(None, [environment.get("PYTHONPATH"), str(Path.cwd())])

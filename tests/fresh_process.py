@@ -1,7 +1,7 @@
 """What a client's worker process holds between messages, and forgetting it."""
 
 from client_app import trainer
-from client_app.site import simulated
+from client_app.site.simulated import forget_clients
 from common.data.simulation import forget_data_sets
 
 
@@ -9,6 +9,4 @@ def new_process() -> None:
     """Let the next message be answered as in a process that has just started."""
     trainer._config.cache_clear()
     forget_data_sets()
-    simulated._division.cache_clear()
-    simulated._shared_model.cache_clear()
-    simulated._samples.clear()
+    forget_clients()

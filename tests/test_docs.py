@@ -20,6 +20,7 @@ from common.config import RUN_OPTIONS, load_config, profiles
 from common.methods import built_in, find
 from common.options import Option
 from common.text import kebab
+from mh_pfedhn import simulation
 from mh_pfedhn.cli import make_parser
 from mh_pfedhn.commands.run import overrides_of
 from server_app.results import Run
@@ -217,6 +218,17 @@ def test_every_yaml_block_holds_keys_that_exist(page, written):
                 SITE_KEYS[key](value)
     for name in names - {"site.yaml"}:
         load_config({"profile": name})
+
+
+def test_the_own_models_and_data_that_are_shown_are_taken_by_a_simulation(written, tmp_path, monkeypatch):
+    written(SETTINGS)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, content in blocks(SETTINGS, "python"):
+        if name:
+            (tmp_path / name).write_text(content)
+    config = simulation.from_here(load_config({"profile": "visits.yaml", "device": "cpu"}))
+    assert {name.partition(":")[0] for name in config.own_code} == {"my_data", "my_nets"}
+    simulation.check(config)
 
 
 def test_every_python_block_of_the_readme_calls_what_there_is():

@@ -1,6 +1,6 @@
 """Trying a site's model and loss on a first batch, so that what cannot work is told in words, and before a run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from client_app.samples import Samples, TensorSamples
-from client_app.site.factories import describe, kind_of
 from client_app.training import CountCorrect, Criterion, argmax_correct, epochs, forward, sgd, train
 from common.errors import UserError
+from common.factories import Factory, describe
+from common.inputs import length, shapes, structure
 from common.models import ImageShape
 from common.settings import LocalTraining
 
@@ -32,17 +33,32 @@ def default_correct(outputs: Tensor, targets: Tensor) -> Tensor:
     return argmax_correct(outputs, targets)
 
 
+def function_on(factory: Factory, device: torch.device) -> Callable[..., Any]:
+    """A loss or a count of a user's own, on the device when it is a module, such as a loss with class weights."""
+    function = factory.function_of("outputs", "targets")
+    return function.to(device) if isinstance(function, nn.Module) else function
+
+
 def try_first_batch(
     model: nn.Module,
     splits: tuple[Samples, Samples],
     loss: Criterion,
     correct: CountCorrect,
     global_sizes: tuple[ImageShape, int] | None,
+    called: str = "model",
+    global_key: str = "deploy-global",
+    all_targets: Tensor | None = None,
 ) -> float:
     """Train on the first samples of one split and test on those of the other; return the mean loss of the training.
 
-    The model is afterwards as it was. `global_sizes` are image shape and number of classes of the public global model,
-    for sites that deploy it. Raises UserError for the first thing that does not work.
+    The model is afterwards as it was. Raises UserError for the first thing that does not work.
+
+    Parameters
+    ----------
+    global_sizes: image shape and number of classes of the public global model, for sites that deploy it.
+    called: what sentences call the model.
+    global_key: the key that has the global model deployed.
+    all_targets: those that the model must have answers to, where they are known; else those of the samples.
     """
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     first_loss = 0.0
@@ -51,15 +67,18 @@ def try_first_batch(
             batch = _first_samples(samples, which)
             first = f"the first {len(batch)} {which} samples"
             model.train(which == "training")
-            outputs = _try_model(model, batch, first)
+            outputs = _try_model(model, batch, first, called)
+            targets = all_targets
+            if targets is None:  # a Dataset is not read for this
+                targets = samples.targets if isinstance(samples, TensorSamples) else batch.targets
             if loss is default_loss or correct is default_correct:
-                _check_defaults(outputs, batch, samples, loss, correct)
+                _check_defaults(outputs, targets, loss, correct)
             _try_loss(loss, outputs, batch.targets, first)
             if which == "training":
-                first_loss = _try_training(model, batch, loss, first)
+                first_loss = _try_training(model, batch, loss, first, called)
             _try_correct(correct, outputs, batch.targets, first)
             if global_sizes:
-                _check_global(*global_sizes, batch, samples, loss, first)
+                _check_global(*global_sizes, batch, targets, loss, first, global_key)
     finally:
         model.load_state_dict(before)
         model.zero_grad()
@@ -75,15 +94,15 @@ def _first_samples(samples: Samples, which: str) -> TensorSamples:
     return TensorSamples(inputs, targets)
 
 
-def _try_model(model: nn.Module, batch: TensorSamples, first: str) -> Tensor:
+def _try_model(model: nn.Module, batch: TensorSamples, first: str, called: str) -> Tensor:
     given = f"inputs {shapes(batch.inputs)}"
     try:
         outputs = forward(model, batch.inputs)
     except Exception as error:
-        raise UserError(f"model: it fails on {first} ({given}): {describe(error)}.") from error
+        raise UserError(f"{called}: it fails on {first} ({given}): {describe(error)}.") from error
     if not isinstance(outputs, Tensor) or length(outputs) != len(batch):
         raise UserError(
-            f"model: for {first} ({given}) it returns something {structure(outputs)}, but must return a tensor with "
+            f"{called}: for {first} ({given}) it returns something {structure(outputs)}, but must return a tensor with "
             "one row a sample."
         )
     return outputs
@@ -107,7 +126,7 @@ def _try_loss(loss: Criterion, outputs: Tensor, targets: Tensor, first: str) -> 
         )
 
 
-def _try_training(model: nn.Module, batch: TensorSamples, loss: Criterion, first: str) -> float:
+def _try_training(model: nn.Module, batch: TensorSamples, loss: Criterion, first: str, called: str) -> float:
     settings = LocalTraining(client_lr=1e-6, client_weight_decay=0.0)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     order = torch.Generator().manual_seed(0)
@@ -118,7 +137,7 @@ def _try_training(model: nn.Module, batch: TensorSamples, loss: Criterion, first
             model, batch, once, optimizer, order, 1.0, lambda outputs, targets, indices: loss(outputs, targets)
         )
     except Exception as error:
-        raise UserError(f"model, loss: a training step on {first} fails: {describe(error)}.") from error
+        raise UserError(f"{called}, loss: a training step on {first} fails: {describe(error)}.") from error
 
 
 def _try_correct(correct: CountCorrect, outputs: Tensor, targets: Tensor, first: str) -> None:
@@ -135,12 +154,8 @@ def _try_correct(correct: CountCorrect, outputs: Tensor, targets: Tensor, first:
         )
 
 
-def _check_defaults(
-    outputs: Tensor, batch: TensorSamples, samples: Samples, loss: Criterion, correct: CountCorrect
-) -> None:
+def _check_defaults(outputs: Tensor, targets: Tensor, loss: Criterion, correct: CountCorrect) -> None:
     """Raise UserError where the default loss or the default count would mean nothing."""
-    # All targets where they are at hand; a Dataset is not read for this.
-    targets = samples.targets if isinstance(samples, TensorSamples) else batch.targets
     whole = not targets.is_floating_point() and not targets.is_complex()
     if _is_one_logit(outputs):
         fits = targets.numel() == len(targets) and bool(((targets == 0) | (targets == 1)).all())
@@ -163,55 +178,32 @@ def _check_defaults(
 
 
 def _check_global(
-    shape: ImageShape, num_classes: int, batch: TensorSamples, samples: Samples, loss: Criterion, first: str
+    shape: ImageShape,
+    num_classes: int,
+    batch: TensorSamples,
+    targets: Tensor,
+    loss: Criterion,
+    first: str,
+    global_key: str,
 ) -> None:
     """Raise UserError unless the public global model can be trained on these samples."""
     inputs = batch.inputs
     if not isinstance(inputs, Tensor) or inputs.shape[1:] != shape or inputs.dtype != torch.float32:
         raise UserError(
-            f"input-shape: with deploy-global, inputs must be float32 of shape {[len(batch), *shape]} in a batch of "
+            f"input-shape: with {global_key}, inputs must be float32 of shape {[len(batch), *shape]} in a batch of "
             f"{len(batch)}, but are {shapes(inputs)}."
         )
-    targets = samples.targets if isinstance(samples, TensorSamples) else batch.targets
     if loss is default_loss and (targets.dim() != 1 or int(targets.max()) >= num_classes):
         raise UserError(
             f"num-classes is {num_classes}, but the targets are {shapes(targets)}, up to {targets.max()}: they "
             "must be one whole number a sample, below num-classes."
         )
-    outputs = torch.zeros(len(batch), num_classes, device=samples.device)
+    outputs = torch.zeros(len(batch), num_classes, device=batch.device)
     try:
         _try_loss(loss, outputs, batch.targets, first)
     except UserError as error:
-        raise UserError(f"deploy-global: the global model's outputs must suit the loss, but {error}") from error
+        raise UserError(f"{global_key}: the global model's outputs must suit the loss, but {error}") from error
 
 
 def _is_one_logit(outputs: Tensor) -> bool:
     return outputs.dim() == 1 or (outputs.dim() == 2 and outputs.shape[1] == 1)
-
-
-def length(tensor: Tensor) -> int:
-    """Rows of a tensor; -1 for a number without dimensions."""
-    return len(tensor) if tensor.dim() else -1
-
-
-def dtype(tensor: Tensor) -> str:
-    """Name of a tensor's type, such as float32."""
-    return str(tensor.dtype).removeprefix("torch.")
-
-
-def shapes(inputs: Any) -> str:
-    """Shape and type of a tensor, or of each in a structure."""
-    if isinstance(inputs, Mapping):
-        return "{" + ", ".join(f"{name}: {shapes(each)}" for name, each in inputs.items()) + "}"
-    if isinstance(inputs, tuple | list):
-        return "(" + ", ".join(shapes(each) for each in inputs) + ")"
-    return f"{list(inputs.shape)} {dtype(inputs)}" if isinstance(inputs, Tensor) else type(inputs).__name__
-
-
-def structure(value: Any) -> str:
-    """What a value is made of, as far as a sentence can tell."""
-    if isinstance(value, tuple | list):
-        return f"of type {type(value).__name__} ({', '.join(type(each).__name__ for each in value[:6])})"
-    if isinstance(value, Tensor):
-        return f"of type Tensor, {shapes(value)}"
-    return kind_of(value)

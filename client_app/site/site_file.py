@@ -17,10 +17,10 @@ import yaml
 from filelock import FileLock, Timeout
 
 from client_app.privacy import Privacy
-from client_app.site.factories import Factory, describe
 from client_app.site.site_keys import EXAMPLES, KEYS, label
 from common.device import resolve_device
 from common.errors import UserError
+from common.factories import Factory, describe
 from common.files import WriteError, make_folder, write_text
 from common.models import ImageShape
 from common.text import nearest, shown

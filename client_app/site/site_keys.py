@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from client_app.site.factories import NAME
 from common.device import resolve_device
 from common.errors import ProtocolError, UserError
+from common.factories import NAME
 from common.schema import Label
 from common.settings import MIN_NOISE_MULTIPLIER
 from common.text import nearest

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from client_app.privacy import Ledger
-from client_app.site.factories import describe
 from client_app.site.private import PrivateSite, build_personal, load_site
 from client_app.site.site_file import SiteFile, read_site_file
 from client_app.store import PERSONAL_MODEL
 from common.config import RUN_NAME
 from common.errors import UserError
+from common.factories import describe
 from common.files import write_tensors
 from common.models import build_model
 from common.params import ParameterVector

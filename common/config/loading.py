@@ -11,7 +11,6 @@ from common import methods
 from common.config.profiles import PROFILE_ONLY, Layer, canonical, method_layer, names, profile_layers, recorded
 from common.config.run import (
     BY_CLIENT,
-    DATASETS,
     DEFAULT_PROFILE,
     METHOD_SETTINGS,
     RUN_NAME,
@@ -221,12 +220,17 @@ def _check_together(config: Config) -> None:
             f"evaluate-after-training is true, but clipping-norm is {clipping_norm:g}, and a client that adds noise "
             "does not tell how a model does that was trained without it: leave one of the two out."
         )
+    for key, name in (("loss", config.loss), ("correct", config.correct)):
+        if config.dataset == SITES and name:
+            raise UserError(
+                f"{key} is {shown(name)}, but dataset is 'sites', and each site has its own: set {key} in its own file."
+            )
     if config.resume == "latest" and not config.run_name:
         raise UserError("resume is 'latest', so run-name must say of which run.")
     if not config.dataset:
         raise UserError(
             f"dataset is empty: join profile {config.profile!r} to one that comes with a data set, such as "
-            f"cifar100+{config.profile}, or set dataset to one of {', '.join(DATASETS)}."
+            f"cifar100+{config.profile}, or set dataset to {RUN_OPTIONS['dataset'].valid}."
         )
 
 

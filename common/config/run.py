@@ -64,8 +64,9 @@ class Config:
 
     dataset: str = option(
         "",
-        "where the images come from; sites: each site of a deployment brings data of its own",
+        "where the data come from; sites: each site of a deployment brings its own; module:name: a function of yours",
         choices=DATASETS,
+        own="a function of your own",
         fixed="simulation",
     )
     data_dir: str = option("data", "folder (or file) of the data set; a relative path starts at the working folder")
@@ -105,8 +106,10 @@ class Config:
     )
     models: str = option(
         "lenet",
-        "comma-separated architectures, dealt out to the clients in order; after a slash, which layers are generated",
+        "comma-separated architectures, dealt out to the clients in order; after a slash, which layers are generated; "
+        "module:name: a function of yours",
         choices=(*MODELS, *VARIANTS),
+        own="one of your own",
         is_list=True,
         fixed="simulation",
     )
@@ -120,6 +123,7 @@ class Config:
         "",
         "architectures of the held-out clients, as in models; empty deals them out of models",
         choices=(*MODELS, *VARIANTS),
+        own="one of your own",
         is_list=True,
     )
     keep_local: str = option(
@@ -132,6 +136,18 @@ class Config:
         "",
         "comma-separated patterns of parameter names that simulated clients leave as initialised",
         is_list=True,
+        fixed="simulation",
+    )
+    loss: str = option(
+        "",
+        "module:name of a function (outputs, targets) -> mean loss for simulated clients; empty: cross-entropy",
+        own="a function (outputs, targets) of your own",
+        fixed="simulation",
+    )
+    correct: str = option(
+        "",
+        "module:name of a function (outputs, targets) -> number of correct answers; empty: those of the right class",
+        own="a function (outputs, targets) of your own",
         fixed="simulation",
     )
 
@@ -180,6 +196,12 @@ class Config:
     def halves(self) -> Halves:
         """The two classes of the method."""
         return find(self.method)
+
+    @property
+    def own_code(self) -> tuple[str, ...]:
+        """The names, each module:name, of the user's own code that a simulation runs."""
+        named = (self.method, self.dataset, *split(self.models), *split(self.held_out_models), self.loss, self.correct)
+        return tuple(name for name in named if ":" in name)
 
     @property
     def num_nodes(self) -> int:

@@ -1,4 +1,5 @@
-"""The labelled image data sets of section 4.1 of the paper, and a user's own images in Parquet or NumPy files.
+"""The labelled image data sets of section 4.1 of the paper, a user's own images in Parquet or NumPy files, and whatever
+a user's own function has loaded.
 
 Opening a data set reads its labels, and whose its samples are where the files say so; images are decoded only for the
 samples that are asked for, so that a partition costs no decoding and a client decodes its own share alone.
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from common.data.normalisation import Normalisation
+from common.data.own import OwnSource, load_own
 from common.data.sources.base import ImageShape, ImageSource, Opened, Rows
 from common.data.sources.cifar import open_cifar
 from common.data.sources.idx import open_emnist, open_fashion_mnist
@@ -21,23 +23,40 @@ from common.data.sources.npz import open_npz
 from common.data.sources.parquet import open_parquet
 from common.data.sources.tiny_imagenet import open_tiny_imagenet
 from common.errors import UserError
+from common.inputs import InputShape, is_image_shape
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Labels in memory, images on demand."""
+    """Labels in memory, images on demand; or what a user's own function has loaded, in memory as it is."""
 
     name: str
-    labels: Tensor  # [n] int64
-    num_classes: int
+    labels: Tensor | None  # [n] int64; None: the targets are no classes
+    num_classes: int | None  # None: without classes
     class_names: tuple[str, ...]
-    image_shape: ImageShape  # after padding or resizing
+    input_shape: InputShape  # of one sample; of images after padding or resizing
     normalisation: Normalisation | None  # as published; None: to be measured on the images that are trained on
-    source: ImageSource
-    origin: Path  # of the labels
+    source: ImageSource | OwnSource
+    origin: Path  # of the labels; of data of a user's own the data folder
     owners: Tensor | None = None  # [n] int64, places in `owner_names`; None: the files do not say
     owner_names: tuple[str, ...] = ()  # in order; where samples were left out, some may have none left
     is_test: Tensor | None = None  # [n] bool, the data's own split; None: they have none
+
+    @property
+    def called(self) -> str:
+        """What sentences call it: the place of its files, or the function that has loaded it."""
+        return self.name if isinstance(self.source, OwnSource) else str(self.origin)
+
+    @property
+    def image_shape(self) -> ImageShape | None:
+        """Channels, height and width of uint8 images, which are normalised; None for all other inputs."""
+        is_images = not isinstance(self.source, OwnSource) or self.source.is_images
+        return self.input_shape if is_images and is_image_shape(self.input_shape) else None
+
+    @property
+    def has_classes_of_images(self) -> bool:
+        """Whether a public architecture can be built for it."""
+        return is_image_shape(self.input_shape) and self.num_classes is not None
 
     def limited(self, max_samples_per_class: int, seed: int) -> "Dataset":
         """The same with at most so many samples of each class, chosen at random; files and class names are shared.
@@ -45,7 +64,14 @@ class Dataset:
         Args:
             max_samples_per_class: > 0; all are kept of a class that has fewer.
             seed: of the choice, >= 0; no global random state is read or changed.
+
+        Raises UserError for data without classes.
         """
+        if self.labels is None:
+            raise UserError(
+                f"max-samples-per-class is {max_samples_per_class}, but {self.called} gives no classes: set it to 0, "
+                "or return targets that are whole numbers, one a sample."
+            )
         rows = _choose_of_each_class(self.labels.numpy(), max_samples_per_class, seed)
         kept = torch.from_numpy(rows)
         return replace(
@@ -104,13 +130,16 @@ def open_dataset(name: str, data_dir: Path | None, *, project_dir: Path) -> Data
     """Open a data set: find its files, read and check its labels.
 
     Args:
-        name: a key of DATASETS.
+        name: a key of DATASETS, or `module:name` of a user's own function.
         data_dir: the user's data folder, or the file itself for "parquet" and "npz"; None: none is set.
         project_dir: the folder that holds this project, whose data/fashion-mnist comes with it.
 
     Raises:
-        UserError: the name is unknown, files are missing or damaged, or labels do not fit the classes.
+        UserError: the name is unknown, files are missing or damaged, labels do not fit the classes, or a function
+            does not return what it must.
     """
+    if ":" in name:
+        return _loaded(name, project_dir if data_dir is None else data_dir)
     if name not in DATASETS:
         raise UserError(f"dataset is {name!r}, but must be one of {', '.join(DATASETS)}.")
     info = DATASETS[name]
@@ -131,13 +160,30 @@ def open_dataset(name: str, data_dir: Path | None, *, project_dir: Path) -> Data
         labels=torch.from_numpy(labels),
         num_classes=num_classes,
         class_names=opened.class_names or tuple(str(label) for label in range(num_classes)),
-        image_shape=opened.image_shape,
+        input_shape=opened.image_shape,
         normalisation=Normalisation(info.mean, info.std) if info.mean and info.std else None,
         source=opened.source,
         origin=opened.origin,
         owners=None if opened.owners is None else torch.from_numpy(opened.owners),
         owner_names=opened.owner_names,
         is_test=None if opened.is_test is None else torch.from_numpy(opened.is_test),
+    )
+
+
+def _loaded(name: str, data_dir: Path) -> Dataset:
+    own = load_own(name, data_dir)
+    return Dataset(
+        name=name,
+        labels=own.labels,
+        num_classes=None if own.labels is None else len(own.class_names),
+        class_names=own.class_names,
+        input_shape=own.input_shape,
+        normalisation=None,
+        source=OwnSource(own.split),
+        origin=data_dir,
+        owners=None if own.owners is None else torch.from_numpy(own.owners),
+        owner_names=own.owner_names,
+        is_test=None if own.is_test is None else torch.from_numpy(own.is_test),
     )
 
 

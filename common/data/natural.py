@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from common.data.datasets import Dataset
+from common.data.own import OwnSource
 from common.data.sources.base import Rows
 from common.data.splits import ClientIndices, Fractions
 from common.errors import UserError
@@ -25,14 +26,14 @@ def owners_with(dataset: Dataset, min_samples: int) -> tuple[Rows, int]:
     """
     if dataset.owners is None:
         raise UserError(
-            f"partition is 'by-client', but {dataset.origin} does not say whose its samples are: add "
+            f"partition is 'by-client', but {dataset.called} does not say whose its samples are: add "
             f"{_where(dataset)}, or choose another partition."
         )
     sizes = np.bincount(dataset.owners.numpy(), minlength=len(dataset.owner_names))
     found = np.flatnonzero(sizes >= max(min_samples, 1))
     if len(found) == 0:
         raise UserError(
-            f"min-samples is {min_samples}, but the largest owner in {dataset.origin} has {sizes.max()} samples."
+            f"min-samples is {min_samples}, but the largest owner in {dataset.called} has {sizes.max()} samples."
         )
     return found, int((sizes > 0).sum()) - len(found)
 
@@ -94,11 +95,13 @@ def _where(dataset: Dataset) -> str:
     places = {"npz": "an array owners", "parquet": "a column client"}
     if dataset.name in places:
         return f"{places[dataset.name]} with text or a whole number for each sample"
+    if isinstance(dataset.source, OwnSource):
+        return '"owners" to what it returns, a text or a whole number for each sample'
     return "them in files of your own (dataset: npz or parquet)"
 
 
 def _name(dataset: Dataset, owner: int) -> str:
-    return f"Owner {shown(dataset.owner_names[owner])} in {dataset.origin}"
+    return f"Owner {shown(dataset.owner_names[owner])} in {dataset.called}"
 
 
 def _samples(count: int, kind: str = "") -> str:

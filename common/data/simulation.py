@@ -49,13 +49,13 @@ class Division:
     left_out: int = 0  # owners with fewer samples than min-samples
 
     @cached_property
-    def normalisation(self) -> Normalisation:
-        """As published, or measured on what the clients that are not held out train on.
+    def normalisation(self) -> Normalisation | None:
+        """As published, or measured on what the clients that are not held out train on; None of what are no images.
 
         Raises UserError for an image that cannot be decoded.
         """
         dataset, trained = self.dataset, self.parts[: len(self.parts) - self.held_out]
-        if dataset.normalisation:
+        if dataset.normalisation or dataset.image_shape is None:
             return dataset.normalisation
         rows = torch.cat([part.train for part in trained]).numpy()
         return measure(dataset.source, dataset.image_shape, rows)
@@ -81,6 +81,11 @@ def divide_by(key: DivisionKey) -> Division:
     fractions = Fractions(key.test_fraction, key.validation_fraction)
     if key.partition == BY_CLIENT:
         return _divide_by_owner(key, dataset, fractions)
+    if dataset.labels is None or dataset.num_classes is None:
+        raise UserError(
+            f"partition is {key.partition!r}, but {dataset.called} gives no classes: return targets that are whole "
+            "numbers, one a sample, or owners of the samples for partition by-client."
+        )
     parts = partition(
         dataset.labels,
         dataset.num_classes,
@@ -106,13 +111,14 @@ def located(config: Config, division: Division) -> Config:
     """The same settings with what was found: folders as absolute paths, which lead there from any working folder, and
     the number of clients where that is all owners.
 
-    Data that come with the project, or with the system, lie elsewhere than `data-dir` says.
+    Data that come with the project, or with the system, lie elsewhere than `data-dir` says. A user's own function need
+    not read any: a folder that is not there stays the default, which a run that repeats this one need not have either.
     """
     given, found = config.data_path, division.dataset.origin
     data_path = given if found.is_relative_to(given) else found.parent
     return dataclasses.replace(
         config,
-        data_dir=str(data_path),
+        data_dir=str(data_path) if data_path.exists() else Config.data_dir,
         results_dir=str(config.results_path),
         num_clients=config.num_clients or len(division.parts),
     )
@@ -128,12 +134,12 @@ def _divide_by_owner(key: DivisionKey, dataset: Dataset, fractions: Fractions) -
     if key.num_parts > len(found):
         enough = f" with at least {key.min_samples} samples (min-samples)" if left_out else ""
         raise UserError(
-            f"There cannot be {key.num_parts} clients: {dataset.origin} has {len(found)} owners{enough}; set "
+            f"There cannot be {key.num_parts} clients: {dataset.called} has {len(found)} owners{enough}; set "
             f"num-clients to {len(found)} or fewer, or to 0, which takes them all."
         )
     if dataset.is_test is not None and key.test_fraction != Config.test_fraction:
         raise UserError(
-            f"test-fraction is {key.test_fraction:g}, but {dataset.origin} says itself which samples are for testing: "
+            f"test-fraction is {key.test_fraction:g}, but {dataset.called} says itself which samples are for testing: "
             "leave test-fraction out, or take the split out of the files."
         )
     owners = draw_owners(found, key.num_parts, key.held_out, key.seed)

@@ -2,30 +2,37 @@
 
 from typing import Any
 
+import numpy as np
+
 from common.data.partition import class_counts
 from common.data.simulation import Division
 
 
 def data_of(division: Division) -> dict[str, Any]:
-    """What a model needs to know of the data: size and normalisation of images (pixels in 0..1), and the classes.
+    """What a model needs to know of the data: shapes of inputs, normalisation of images (pixels in 0..1), the classes.
 
     Raises UserError where the normalisation has to be measured and an image cannot be decoded.
     """
     dataset, normalisation = division.dataset, division.normalisation
     return {
         "dataset": dataset.name,
-        "image-shape": list(dataset.image_shape),  # channels, height, width
+        "input-shape": dataset.input_shape,  # of images: channels, height, width
         "num-classes": dataset.num_classes,
         "class-names": list(dataset.class_names),
-        "mean": list(normalisation.mean),
-        "std": list(normalisation.std),
+        "mean": normalisation and list(normalisation.mean),
+        "std": normalisation and list(normalisation.std),
     }
 
 
 def partition_of(division: Division, num_clients: int) -> dict[str, Any]:
-    """What each of the first so many clients holds: samples of each class, sizes of its parts, and its owner's name."""
+    """What each of the first so many clients holds: samples of each class, sizes of its parts, and its owner's name.
+
+    Without classes there is nothing to count for any.
+    """
     dataset, parts = division.dataset, division.parts[:num_clients]
-    counts = class_counts(dataset.labels, parts, dataset.num_classes)
+    counts = [np.zeros(0, np.int64)] * len(parts)
+    if dataset.labels is not None and dataset.num_classes is not None:
+        counts = list(class_counts(dataset.labels, parts, dataset.num_classes))
     content: dict[str, Any] = {
         "class-names": list(dataset.class_names),
         "clients": {str(client): row.tolist() for client, row in enumerate(counts)},

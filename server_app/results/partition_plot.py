@@ -24,9 +24,9 @@ def draw_partition(partition: dict[str, Any]) -> Figure:
 
 
 def shows_classes(partition: dict[str, Any]) -> bool:
-    """Whether a heat map of clients and classes has few enough cells."""
+    """Whether there are classes, and a heat map of clients and classes has few enough cells."""
     clients, classes = len(partition["clients"]), len(partition["class-names"])
-    return clients * classes <= _MAX_CELLS and max(clients, classes) <= _MAX_ROWS
+    return 0 < clients * classes <= _MAX_CELLS and max(clients, classes) <= _MAX_ROWS
 
 
 def _draw_classes(partition: dict[str, Any]) -> Figure:

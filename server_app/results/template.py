@@ -217,7 +217,8 @@ Heat map of the number of samples of each class that each client holds:
 {%- else -%}
 Number of samples of each client, the largest first, by what they are for:
 {%- endif %}
- {{ run.partition["clients"] | length }} clients, {{ run.partition["class-names"] | length }} classes."></div>
+ {{ run.partition["clients"] | length }} clients
+{%- if run.partition["class-names"] %}, {{ run.partition["class-names"] | length }} classes{% endif %}."></div>
 <p class="note">{{ sizes }}</p>
 </section>
 {% endif %}

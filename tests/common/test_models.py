@@ -6,11 +6,14 @@ from collections import Counter
 from functools import cache
 
 import numpy as np
+import own_code
 import pytest
 import torch
 from torch import nn
 
 from common.data.datasets import DATASETS
+from common.errors import UserError
+from common.inputs import ShapesByName
 from common.models import MODELS, ResidualBlock, build_model
 from common.params import ParameterVector
 
@@ -206,3 +209,36 @@ def test_a_resnet_starts_with_convolution_and_norm_and_ends_with_pooling_and_one
     assert (layers[0].in_channels, layers[0].out_channels, layers[0].stride) == (3, 16, (1, 1))
     assert [type(layer) for layer in layers[-3:]] == [nn.AdaptiveAvgPool2d, nn.Flatten, nn.Linear]
     assert (layers[-1].in_features, layers[-1].out_features) == (64, 100)
+
+
+# A user's own
+
+
+def test_a_model_of_the_users_own_is_called_with_shape_and_classes_and_drawn_from_the_seed():
+    before = torch.get_rng_state()
+    model = build_model("own_code:Visit", ShapesByName(numbers=(6,), code=()), 3, seed=4)
+    assert isinstance(model, own_code.Visit)
+    assert torch.equal(torch.get_rng_state(), before)
+    again, other = (build_model("own_code:linear", (6,), 3, seed) for seed in (4, 5))
+    assert torch.equal(weights_of(build_model("own_code:linear", (6,), 3, seed=4)), weights_of(again))
+    assert not torch.equal(weights_of(other), weights_of(again))
+    assert build_model("own_code:linear", (6,), None, seed=4).out_features == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes", "words"),
+    [
+        ("own_code:not_a_model", (6,), 3, "models: own_code:not_a_model returned something of type dict, but must"),
+        ("own_code:raises", (6,), 3, "models: own_code:raises raised ZeroDivisionError: no layers, own_code.py line"),
+        ("own_code:Liner", (6,), 3, "models: there is no 'Liner' in module 'own_code'"),
+        ("lenet", (6,), 3, "Model 'lenet' is for images [C, H, W] of classes, but a sample of these data has the"),
+        ("lenet", (3, 8, 8), None, "(3, 8, 8) and there are no classes: name models of your own"),
+        ("lenet", ShapesByName(a=(3, 8, 8)), 2, "{'a': (3, 8, 8)} and there are 2 classes"),
+        ("lenet", ((3,), (8,), (8,)), 2, "((3,), (8,), (8,)) and there are 2 classes"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_told_in_a_sentence_that_names_it(name, shape, classes, words):
+    with pytest.raises(UserError) as caught:
+        build_model(name, shape, classes, seed=0)
+    assert words in str(caught.value)
+    assert str(caught.value).endswith((".", "?"))

@@ -29,13 +29,15 @@ class Sample(Inherited):
     choice: str = option("one", "a choice", choices=("one", "Two", "three"))
     choices: str = option("one", "choices", choices=("one", "Two", "three"), is_list=True)
     perhaps: str = option("", "a choice or none", choices=("one", "Two"))
+    own: str = option("", "a function", own="a function of your own")
+    several: str = option("one", "choices and own", choices=("one", "Two"), own="one of your own", is_list=True)
 
 
 OPTIONS = options_of(Sample)
 
 
 def test_keys_are_the_fields_in_kebab_case_in_their_order():
-    keys = ["first-of-all", "flag", "share", "size", "name", "names", "choice", "choices", "perhaps"]
+    keys = ["first-of-all", "flag", "share", "size", "name", "names", "choice", "choices", "perhaps", "own", "several"]
     assert list(OPTIONS) == keys
     assert [each.key for each in OPTIONS.values()] == keys
 
@@ -89,6 +91,10 @@ def test_an_option_of_a_type_that_no_configuration_holds_is_refused(hint):
         ("choices", ["two,one", "three"], "Two,one,three"),
         ("perhaps", "", ""),
         ("perhaps", "ONE", "one"),
+        ("own", "", ""),
+        ("own", "My.nets:Vit.small", "My.nets:Vit.small"),
+        ("several", "ONE, My_nets:ViT ,two", "one,My_nets:ViT,Two"),
+        ("several", ["a:b"], "a:b"),
     ],
 )
 def test_a_good_value_is_taken_in_the_type_of_its_option(key, given, taken):
@@ -119,6 +125,17 @@ def test_a_good_value_is_taken_in_the_type_of_its_option(key, given, taken):
         ("choices", "one,tow,thre", "a comma-separated list of one, Two, three; did you mean 'Two'?"),
         ("choices", ["one", "tow"], "a comma-separated list of one, Two, three."),
         ("perhaps", "zzz", "one of one, Two."),
+        ("perhaps", "a:b", "one of one, Two."),
+        *[("own", given, "module:name for a function of your own.") for given in ("one", "a:", "a:b,c:d", "a b:c", 5)],
+        *[
+            ("several", given, "a comma-separated list of one, Two, or module:name for one of your own.")
+            for given in ("", "one,a:", "one,a:b/c", "nets.py:b c")
+        ],
+        (
+            "several",
+            "a:b,tow",
+            "a comma-separated list of one, Two, or module:name for one of your own; did you mean 'Two'?",
+        ),
     ],
 )
 def test_another_value_is_refused_with_key_value_place_and_what_is_right(key, given, said):

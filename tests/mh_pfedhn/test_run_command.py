@@ -336,7 +336,78 @@ def test_a_profile_that_is_given_twice_ends_with_2(complaint):
 
 
 @pytest.mark.parametrize("key", ["keep-local", "freeze"])
-@pytest.mark.parametrize("pattern", ["99.*", "*", "7"])
-def test_patterns_that_do_not_fit_a_model_end_with_2_before_anything_starts(complaint, key, pattern):
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("99.*", "{key}: pattern '99.*' matches no parameter; the model 'lenet' has 0.weight, 0.bias"),
+        ("*", "keep-local, freeze: together they match every parameter of the model 'lenet'"),
+        ("7", "{key}: pattern '7' matches no parameter"),
+    ],
+)
+def test_patterns_that_do_not_fit_a_model_end_with_2_before_anything_starts(complaint, key, pattern, words):
     said = complaint("run", "quickstart", "-c", f"{key}={pattern}", "max-samples-per-class=12", "models=lenet")
-    assert said.startswith("model 'lenet': keep-local and freeze do not fit the model")
+    assert said.startswith(words.format(key=key))
+
+
+CLASSES = ["partition=non-iid-1", "num-clients=4", "classes-per-client=2"]
+HELD_OUT = ["held-out=1", "held-out-models=vgg8"]
+OWN = ["dataset=own_code:visits", "partition=by-client", "num-clients=0", "max-samples-per-class=0", "device=cpu"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["models=own_code:Vist"], "models: there is no 'Vist' in module 'own_code' ("),
+        (["models=no_such:Visit"], "models: module 'no_such' cannot be imported (ModuleNotFoundError"),
+        (["models=own_code:Visit,lenett"], "models is 'own_code:Visit,lenett' in the command line, but must be"),
+        (["models=own_code:Visit,lenett"], "or module:name for one of your own; did you mean 'lenet'?"),
+        (["models=own_code:Visit,lenet"], "Model 'lenet' is for images [C, H, W] of classes, but a sample of these"),
+        (["models=own_code:takes_shape"], "own_code:takes_shape(input_shape) cannot be called with (input_shape, num_"),
+        (["models=own_code:Visit", "keep-local=haed.*"], "keep-local: pattern 'haed.*' matches no parameter; did you"),
+        (
+            ["models=own_code:frozen", "dataset=own_code:measurements"],
+            "model 'own_code:frozen': parameter 'weight' has",
+        ),
+        (["models=own_code:Viewing", "dataset=own_code:float_images"], "own_code:float_images does not say whose its"),
+        (["models=own_code:linear", "dataset=own_code:measurements"], "loss: the default is for outputs [n, classes]"),
+        (["models=own_code:Visit", "loss=own_code:squred"], "loss: there is no 'squred' in module 'own_code' ("),
+        (["models=own_code:Visit", "loss=own_code:squared"], "loss: it fails on the first 8 training samples (outputs"),
+        (
+            ["models=own_code:Visit", "loss=squared"],
+            "loss is 'squared' in the command line, but must be module:name for",
+        ),
+        (["models=own_code:Visit", "correct=own_code:smoothed"], "correct: for the first 8 training samples (outputs"),
+        (["models=own_code:Visit", "method=mh-pfedhn-gd"], "global-model: Model 'lenet' is for images [C, H, W]"),
+        (
+            ["models=own_code:Visit", "global-model=own_code:Visit", "method=mh-pfedhn-gd"],
+            "global-model is 'own_code:V",
+        ),
+        (["models=own_code:Visit", "dataset=own_code:vists"], "dataset: there is no 'vists' in module 'own_code' ("),
+        (["dataset=own_code:measurements", "partition=non-iid-1", "num-clients=4"], "partition is 'non-iid-1', but"),
+        (["dataset=own_code:measurements", "max-samples-per-class=3"], "max-samples-per-class is 3, but"),
+        (["dataset=sites", "loss=own_code:squared"], "loss is 'own_code:squared', but dataset is 'sites', and each"),
+    ],
+)
+def test_a_mistake_in_code_of_the_users_own_ends_with_2_before_anything_starts(complaint, words, said):
+    assert said in complaint("run", "-c", *OWN, *words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["models=own_code:Visit", "keep-local=head.*", "loss=own_code:smoothed", "correct=own_code:never"],
+        ["dataset=own_code:measurements", "models=own_code:linear", "loss=own_code:squared", "correct=own_code:near"],
+        ["dataset=own_code:as_dataset", "models=own_code:linear"],
+        ["dataset=own_code:images", "models=own_code:Viewing,mlp", *CLASSES, "method=mh-pfedhn-gd"],
+        [
+            "dataset=own_code:float_images",
+            "models=own_code:Viewing,mlp",
+            *CLASSES,
+            "held-out=1",
+            "held-out-models=vgg8",
+        ],
+    ],
+)
+def test_code_of_the_users_own_that_fits_together_is_started(started, words):
+    config = started("-c", *OWN, *words)
+    assert {name.partition(":")[0] for name in config.own_code} == {"own_code"}

@@ -1,5 +1,6 @@
 """The SuperLink of a simulation and what drives `flwr run`, with small scripts in the place of Flower's commands."""
 
+import dataclasses
 import json
 import os
 import sys
@@ -12,7 +13,7 @@ from common.config import load_config
 from mh_pfedhn import flower_run, simulation
 from mh_pfedhn.flower_run import Ending
 from mh_pfedhn.private_folder import OWNER
-from mh_pfedhn.simulation import with_foreign_method
+from mh_pfedhn.simulation import with_own_code
 
 FLWR = """#!{python}
 import json, os, sys, tomllib
@@ -96,11 +97,24 @@ def test_a_simulation_has_a_superlink_and_a_flower_home_of_its_own(monkeypatch, 
     assert environment["RAY_USAGE_STATS_ENABLED"] == "0"
 
 
-def test_the_working_folder_is_searched_last_and_only_for_a_method_of_the_users_own(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "mine.method:Method"},
+        {"models": "lenet,mine:vit"},
+        {"held_out_models": "mine:vit"},
+        {"dataset": "mine:load"},
+        {"loss": "mine:focal"},
+        {"correct": "mine:count"},
+    ],
+    ids=str,
+)
+def test_the_working_folder_is_searched_last_and_only_for_code_of_the_users_own(monkeypatch, tmp_path, changes):
     monkeypatch.chdir(tmp_path)
-    own, ours = "mine.method:Method", "mh-pfedhn-gd"
-    assert with_foreign_method({"PYTHONPATH": "/a", "X": "1"}, own) == {"PYTHONPATH": f"/a:{tmp_path}", "X": "1"}
-    assert with_foreign_method({}, own) == {"PYTHONPATH": str(tmp_path)}
-    assert with_foreign_method({"PYTHONPATH": ""}, own) == {"PYTHONPATH": str(tmp_path)}
-    assert with_foreign_method({"PYTHONPATH": "/a"}, ours) == {"PYTHONPATH": "/a"}
-    assert with_foreign_method({}, ours) == {}
+    ours = load_config({"method": "mh-pfedhn-gd", "models": "lenet,lenet/keep-output"})
+    own = dataclasses.replace(ours, **changes)
+    assert with_own_code({"PYTHONPATH": "/a", "X": "1"}, own) == {"PYTHONPATH": f"/a:{tmp_path}", "X": "1"}
+    assert with_own_code({}, own) == {"PYTHONPATH": str(tmp_path)}
+    assert with_own_code({"PYTHONPATH": ""}, own) == {"PYTHONPATH": str(tmp_path)}
+    assert with_own_code({"PYTHONPATH": "/a"}, ours) == {"PYTHONPATH": "/a"}
+    assert with_own_code({}, ours) == {}

@@ -11,6 +11,7 @@ import torch
 import yaml
 from fresh_process import new_process
 from in_process import InProcessGrid
+from own_code import OWNERS
 from playing import (
     EVALUATE,
     FINISH,
@@ -45,6 +46,7 @@ from server_app import checkpoint
 from server_app.app import serve
 from server_app.methods.base import Exchange, Method
 from server_app.results.reading import read_clients
+from server_app.results.report import write_report
 
 pytestmark = pytest.mark.usefixtures("clock", "_no_drawing", "_new_process")
 
@@ -439,7 +441,7 @@ def test_a_simulation_leaves_all_files_of_a_run(run_config, method):
         assert (row["train-samples"], row["test-samples"]) == (str(size["train"]), str(size["test"]))
         assert sum(partition["clients"][row["client"]]) == sum(size.values())
     data = json.loads((folder / "data.json").read_text())
-    assert (data["image-shape"], data["num-classes"], data["class-names"]) == ([3, 8, 8], 4, list("0123"))
+    assert (data["input-shape"], data["num-classes"], data["class-names"]) == ([3, 8, 8], 4, list("0123"))
     assert len(data["mean"]) == len(data["std"]) == 3
 
 
@@ -459,6 +461,31 @@ def test_writers_are_clients_whose_sizes_and_names_are_those_of_the_file(run_con
     assert "Owners left out since they have fewer than 10 samples (min-samples): 1." in caplog.text
     settings = yaml.safe_load((folder / "config.yaml").read_text())
     assert (settings["num-clients"], settings["min-samples"], settings["partition"]) == (5, 10, "by-client")
+
+
+def test_a_run_on_data_without_classes_leaves_all_files_and_counts_no_class(run_config):
+    own = {"dataset": "own_code:measurements", "models": "own_code:linear", "loss": "own_code:squared"}
+    own |= {"correct": "own_code:near", "partition": "by-client", "num_clients": 0}
+    settings = settings_for(run_config, **own)
+    config = load_config(settings)
+    serve(InProcessGrid(honest, 4, settings), config, simulated=True)
+    folder = config.results_path / "run"
+    assert lines_of(folder)[-1]["loss"] < lines_of(folder)[0]["loss"]
+    rows = read_clients(folder / "clients.csv")
+    assert [(row.owner, row.architecture) for row in rows] == [(name, "own_code:linear") for name in OWNERS]
+    partition = json.loads((folder / "partition.json").read_text())
+    assert partition["clients"] == {client: [] for client in "0123"}
+    assert partition["sizes"]["0"] == {"train": 8, "validation": 0, "test": 2}
+    data = json.loads((folder / "data.json").read_text())
+    assert data == {
+        "dataset": "own_code:measurements",
+        "input-shape": [6],
+        "num-classes": None,
+        "class-names": [],
+        "mean": None,
+        "std": None,
+    }
+    assert "4 clients." in write_report(folder).read_text()  # where those of classes name their number
 
 
 # Cohorts --------------------------------------------------------------------------------------------------------------

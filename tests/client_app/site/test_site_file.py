@@ -174,7 +174,7 @@ def test_data_of_a_wrong_structure_are_told_with_what_they_are(tmp_path, what, w
         ({"keep-local": ["heda.*"]}, "keep-local: pattern 'heda.*' matches no parameter"),
         ({"freeze": ["body"]}, "freeze: pattern 'body' matches no parameter"),
         ({"keep-local": ["head.*"], "freeze": ["body.*"]}, "match every parameter"),
-        ({"loss": named("nets:closure")}, "loss: its args (none) do not fit example_site.nets:closure()"),
+        ({"loss": named("nets:closure")}, "loss: example_site.nets:closure() cannot be called with (outputs, targets)"),
         (
             {"loss": named("nets:smoothed", smoothing=[])},
             "loss: it fails on the first 8 training samples (outputs [8, 3]",

@@ -28,7 +28,7 @@ def record(number, correct=(), **changes):
 
 def of_data(counts, class_names, owners=None):
     """What a simulation knows of its data, for a tracker: all of them, and the partition of these counts by client."""
-    data = {"image-shape": [1, 8, 8], "num-classes": len(class_names), "class-names": list(class_names)}
+    data = {"input-shape": [1, 8, 8], "num-classes": len(class_names), "class-names": list(class_names)}
     totals = {client: sum(row) for client, row in counts.items()}
     sizes = {
         client: {"train": total - total // 4, "validation": 0, "test": total // 4} for client, total in totals.items()
