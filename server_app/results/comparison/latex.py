@@ -1,0 +1,87 @@
+"""A comparison as LaTeX: `table.tex`, for a document that loads booktabs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from server_app.results.comparison.notes import absent, notes
+from server_app.results.comparison.sheets import Cell, Sheet, accuracy_sheet, cost_sheet
+
+if TYPE_CHECKING:
+    from server_app.results.comparison.comparing import Comparison
+
+_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "[": "{[}",  # at the start of a row it would be an argument of the line break before
+    "]": "{]}",
+    "–": "--",
+    "−": "$-$",
+    "±": r"$\pm$",
+    "†": r"$^{\dagger}$",
+    "…": r"\ldots{}",
+    "ε": r"$\varepsilon$",
+} | {sign: f"\\{sign}" for sign in "#$%&_{}"}
+
+
+def latex(comparison: Comparison) -> str:
+    r"""Two tables a setting, for `\input{table}` after `\usepackage{booktabs}`; comments explain the marks."""
+    lines = [
+        *_comments([f"{comparison.name}: input this file into a document with \\usepackage{{booktabs}}."]),
+        *_comments(notes(comparison)),
+        *_comments(": ".join(filter(None, row)) for row in absent(comparison)),
+    ]
+    slug = re.sub(r"[^a-z0-9]+", "-", comparison.name.lower()).strip("-")
+    for number, setting in enumerate(comparison.settings, start=1):
+        suffix = f"-{number}" if len(comparison.settings) > 1 else ""
+        lines += _table(accuracy_sheet(comparison, setting), comparison.name, f"tab:{slug}-accuracy{suffix}")
+        lines += _table(cost_sheet(comparison, setting), comparison.name, f"tab:{slug}-costs{suffix}")
+    return "\n".join(lines) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Text that LaTeX prints as it is."""
+    return "".join(_SPECIAL.get(sign, sign) for sign in " ".join(text.split()))
+
+
+def _table(sheet: Sheet, name: str, label: str) -> list[str]:
+    alignment = "l" * sheet.num_words + "r" * (len(sheet.heads) - sheet.num_words)
+    return [
+        "",
+        r"\begin{table}",
+        r"  \centering\small\setlength{\tabcolsep}{4pt}",
+        rf"  \caption{{{escaped(name)}. {escaped(sheet.title)}.}}",
+        rf"  \label{{{label}}}",
+        rf"  \begin{{tabular}}{{{alignment}}}",
+        r"    \toprule",
+        "    " + " & ".join(map(_head, sheet.heads)) + r" \\",
+        r"    \midrule",
+        *("    " + " & ".join(map(_marked, row)) + r" \\" for row in sheet.rows),
+        r"    \bottomrule",
+        r"  \end{tabular}",
+        r"\end{table}",
+    ]
+
+
+def _head(head: str) -> str:
+    """The words of a head one below the other: a head is no wider than its numbers then."""
+    words = escaped(head).replace(", ", " ").split(" ")
+    return words[0] if len(words) == 1 else r"\shortstack{" + r"\\".join(words) + "}"
+
+
+def _marked(cell: Cell) -> str:
+    text = re.sub(r"^-(?=\d)", "$-$", escaped(cell.text))  # a minus, not a hyphen
+    if cell.is_best:
+        # \boldmath as well, since \textbf leaves the sign between mean and deviation as it is.
+        return rf"{{\boldmath\textbf{{{text}}}}}"
+    return rf"\underline{{{text}}}" if cell.is_close else text
+
+
+def _comments(sentences: Iterable[str]) -> list[str]:
+    return [f"% {' '.join(sentence.split())}" for sentence in sentences]
