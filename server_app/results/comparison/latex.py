@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from server_app.results.comparison.notes import absent, notes
@@ -11,6 +13,8 @@ from server_app.results.comparison.sheets import Cell, Sheet, accuracy_sheet, co
 
 if TYPE_CHECKING:
     from server_app.results.comparison.comparing import Comparison
+
+_MAX_NUMBERS = 6  # columns of numbers with their deviations that the text of a page is wide enough for
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -31,7 +35,7 @@ _SPECIAL = {
 
 
 def latex(comparison: Comparison) -> str:
-    r"""Two tables a setting, for `\input{table}` after `\usepackage{booktabs}`; comments explain the marks."""
+    r"""A few narrow tables a setting, for `\input{table}` after `\usepackage{booktabs}`; comments explain the marks."""
     lines = [
         *_comments([f"{comparison.name}: input this file into a document with \\usepackage{{booktabs}}."]),
         *_comments(notes(comparison)),
@@ -40,14 +44,38 @@ def latex(comparison: Comparison) -> str:
     slug = re.sub(r"[^a-z0-9]+", "-", comparison.name.lower()).strip("-")
     for number, setting in enumerate(comparison.settings, start=1):
         suffix = f"-{number}" if len(comparison.settings) > 1 else ""
-        lines += _table(accuracy_sheet(comparison, setting), comparison.name, f"tab:{slug}-accuracy{suffix}")
-        lines += _table(cost_sheet(comparison, setting), comparison.name, f"tab:{slug}-costs{suffix}")
+        for what, sheet in (
+            ("accuracy", accuracy_sheet(comparison, setting)),
+            ("costs", cost_sheet(comparison, setting)),
+        ):
+            for place, part in enumerate(_parts(sheet)):
+                letter = chr(ord("a") + place)
+                lines += _table(part, comparison.name, f"tab:{slug}-{what}{suffix}{letter if place else ''}")
     return "\n".join(lines) + "\n"
 
 
 def escaped(text: str) -> str:
     """Text that LaTeX prints as it is."""
     return "".join(_SPECIAL.get(sign, sign) for sign in " ".join(text.split()))
+
+
+def _parts(sheet: Sheet) -> list[Sheet]:
+    """The sheet cut into tables that fit a page: the words in each, then as many groups of numbers as have room."""
+    ends = [*sheet.cuts, len(sheet.heads)]
+    columns: list[list[int]] = [list(range(sheet.num_words, ends[0]))]
+    for begin, end in itertools.pairwise(ends):
+        if len(columns[-1]) + end - begin > _MAX_NUMBERS:
+            columns.append([])
+        columns[-1] += range(begin, end)
+    words = list(range(sheet.num_words))
+    return [
+        replace(
+            sheet,
+            heads=tuple(sheet.heads[column] for column in (*words, *part)),
+            rows=tuple(tuple(row[column] for column in (*words, *part)) for row in sheet.rows),
+        )
+        for part in columns
+    ]
 
 
 def _table(sheet: Sheet, name: str, label: str) -> list[str]:

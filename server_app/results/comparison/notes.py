@@ -10,7 +10,7 @@ from server_app.results.comparison.sheets import LEARNED_NOTHING, PROVISIONAL, l
 if TYPE_CHECKING:
     from server_app.results.comparison.comparing import Comparison
 
-_NAMED = 6  # runs that a sentence names
+_NAMED = 3  # runs that a sentence names
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -49,8 +49,8 @@ def _of_targets(comparison: Comparison) -> list[str]:
         origin = "Target: 95 % of the highest mean accuracy (last) of any method in the setting, as none was asked for."
     return [
         f"{origin} Bytes and time to it are medians over seeds; one that never comes there counts as infinite, so that "
-        "there is a dash unless more than half of them do, and (n of m) says how many. time: on the clock since the run "
-        "began, tests included; training: less the start of its processes."
+        "there is a dash unless more than half of them do, and (n of m) says how many. time: on the clock since the "
+        "run began, tests included; training: less the start of its processes."
     ]
 
 
@@ -59,7 +59,8 @@ def _of_gains(comparison: Comparison) -> list[str]:
     if any(row["gain-clients"] for row in comparison.rows):
         sentences.append(
             "gain: a client's last accuracy less that of the same client training alone with the same seed, mean over "
-            "clients. losing: share of the clients whose gain is below 0. worst gain: of any client with any seed."
+            "clients. losing: share of the clients whose gain is below 0. worst gain: of any client with any seed. "
+            "Where (n of m) stands there, only n seeds have a finished run of training alone as well."
         )
     for setting in comparison.settings:
         where = f"In setting {setting} there" if len(comparison.settings) > 1 else "There"

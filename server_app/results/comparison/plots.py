@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from server_app.results.comparison.sheets import label
+from server_app.results.comparison.sheets import line_name
 from server_app.results.formatting import byte_unit
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def draw_accuracy(comparison: Comparison, theme: Theme = LIGHT) -> Figure:
     handles: dict[str, Line2D] = {}
     has_band = sends_nothing = False
     for (left, right), setting in zip(panels, comparison.settings, strict=True):
-        curves = [(label(comparison, group), curve_of(group)) for group in comparison.shown_in(setting)]
+        curves = [(line_name(comparison, group), curve_of(group)) for group in comparison.shown_in(setting)]
         curves = [(name, curve) for name, curve in curves if curve.rounds]
         scale, unit = byte_unit(max((curve.bytes[-1] for _, curve in curves), default=0))
         for name, curve in curves:
@@ -154,7 +154,7 @@ def draw_gain(comparison: Comparison, theme: Theme = LIGHT) -> Figure | None:
     gains = [(group, gain) for group in comparison.shown if (gain := comparison.gain(group)) is not None]
     if not gains:
         return None
-    names = list(dict.fromkeys(label(comparison, group) for group, _ in gains))
+    names = list(dict.fromkeys(line_name(comparison, group) for group, _ in gains))
     settings = list(dict.fromkeys(group.setting for group, _ in gains))
     figure = _figure(1.55 * len(names) + 0.9, theme)
     panels = figure.subplots(len(names), len(settings), squeeze=False, sharex=True, sharey="col")
@@ -163,7 +163,7 @@ def draw_gain(comparison: Comparison, theme: Theme = LIGHT) -> Figure | None:
         _style(axes, "", "", "", theme)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
     for group, gain in gains:
-        axes = panels[names.index(label(comparison, group))][settings.index(group.setting)]
+        axes = panels[names.index(line_name(comparison, group))][settings.index(group.setting)]
         _draw_histogram(axes, gain, edges, theme)
     for row, name in zip(panels, names, strict=True):
         row[0].set_ylabel("clients", color=theme.ink)
@@ -218,7 +218,7 @@ def _draw_histogram(axes: Axes, gain: Gain, edges: Sequence[float], theme: Theme
 
 def _styles(comparison: Comparison) -> dict[str, tuple[str, str]]:
     """A colour and a line style by label, the same in all settings; styles change where colours begin anew."""
-    names = list(dict.fromkeys(label(comparison, group) for group in comparison.shown))
+    names = list(dict.fromkeys(line_name(comparison, group) for group in comparison.shown))
     pairs = cycle((colour, style) for style in _STYLES for colour in _COLOURS)
     return dict(zip(names, pairs, strict=False))
 

@@ -61,7 +61,11 @@ def _row(comparison: Comparison, group: Group, grid_keys: list[str]) -> dict[str
     gain = comparison.gain(group)
     row |= _with_deviation("gain-mean", gain.mean if gain else None)
     row |= _with_deviation("gain-losing", gain.losing if gain else None)
-    row |= {"gain-worst": gain.worst if gain else None, "gain-clients": len(gain.values) if gain else 0}
+    row |= {
+        "gain-worst": gain.worst if gain else None,
+        "gain-seeds": len(gain.by_seed) if gain else 0,
+        "gain-clients": len(gain.values) if gain else 0,
+    }
     sizes = [client.num_params for _, run in group.counted for client in run.clients]
     return row | {"params-min": min(sizes, default=None), "params-max": max(sizes, default=None)}
 

@@ -33,6 +33,7 @@ class Column:
     show: Callable[[float], str]
     better: Callable[[Sequence[float]], float] | None = None  # max or min; None where neither is better
     in_brief: bool = False  # whether it stands in a console's table
+    opens: bool = False  # whether a table that is too wide for paper may be cut before it
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Sheet:
     heads: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     num_words: int = 2  # how many of the columns, from the left, are words
+    cuts: tuple[int, ...] = ()  # the columns before which it may be cut where it is too wide for paper
 
 
 def _gain(value: float) -> str:
@@ -66,18 +68,21 @@ def _percent(value: float) -> str:
     return f"{100 * value:.0f} %"
 
 
-ACCURACY = (
+_ACCURACY = (
     Column("last-accuracy-mean", "mean, last", format_decimals, max, in_brief=True),
     Column("best-accuracy-mean", "mean, best", format_decimals, max, in_brief=True),
     Column("last-after-training-accuracy-mean", "after an epoch, last", format_decimals, max, in_brief=True),
     Column("best-after-training-accuracy-mean", "after an epoch, best", format_decimals, max),
-    Column("last-accuracy", "all samples, last", format_decimals, max),
+    Column("last-accuracy", "all samples, last", format_decimals, max, opens=True),
     Column("best-accuracy", "all samples, best", format_decimals, max),
     Column("last-accuracy-worst10", "worst tenth", format_decimals, max, in_brief=True),
-    Column("gain-mean", "gain", _gain, max, in_brief=True),
+)
+_GAIN = (
+    Column("gain-mean", "gain", _gain, max, in_brief=True, opens=True),
     Column("gain-losing", "losing", _percent, min, in_brief=True),
     Column("gain-worst", "worst gain", _gain, max),
 )
+ACCURACY = (*_ACCURACY, *_GAIN)
 COST_TO_TARGET = (
     Column("to-target-bytes-down", "down to target", format_bytes, min),
     Column("to-target-bytes-up", "up to target", format_bytes, min),
@@ -86,7 +91,7 @@ COST_TO_TARGET = (
     Column("to-target-training-seconds", "training to target", format_duration, min),
 )
 COST = (
-    Column("bytes-down", "down", format_bytes),
+    Column("bytes-down", "down", format_bytes, opens=True),
     Column("bytes-up", "up", format_bytes),
     Column("bytes", "bytes", format_bytes, in_brief=True),
     Column("seconds", "time", format_duration, in_brief=True),
@@ -145,6 +150,11 @@ def label(comparison: Comparison, group: Group) -> str:
     return f"{group.method} ({group.point})" if len(comparison.points(group)) > 1 else group.method
 
 
+def line_name(comparison: Comparison, group: Group) -> str:
+    """What a group is called in a plot: its method alone, whichever point was chosen in a setting."""
+    return group.method if comparison.is_chosen(group) else label(comparison, group)
+
+
 def _rows(comparison: Comparison, groups: Sequence[Group]) -> list[tuple[Group, dict[str, Any]]]:
     by_labels = {(row["setting"], row["method"], row["grid"]): row for row in comparison.rows}
     return [(group, by_labels[group.setting, group.method, group.point]) for group in groups]
@@ -165,7 +175,9 @@ def _sheet(
         mark = f" {LEARNED_NOTHING}" if row["learned-nothing"] else ""
         words = Cell(label(comparison, group) + mark), Cell(_seeds(row))
         cells.append((*words, *(column[index] for column in of_columns)))
-    return Sheet(title, ("method", "seeds", *(column.head for column in columns)), tuple(cells))
+    heads = ("method", "seeds", *(column.head for column in columns))
+    cuts = [number for number, column in enumerate(columns, start=2) if column.opens and number > 2]
+    return Sheet(title, heads, tuple(cells), cuts=tuple(cuts))
 
 
 def _with_words_at_end(sheet: Sheet, heads: str, rows: Sequence[tuple[Group, Mapping[str, Any]]]) -> Sheet:
@@ -190,17 +202,16 @@ def _seeds(row: Mapping[str, Any]) -> str:
 
 def _cell(column: Column, row: Mapping[str, Any]) -> Cell:
     value = row[column.key]
-    came, counted = row["to-target-seeds"], row["seeds-unfinished" if row["provisional"] else "seeds-finished"]
-    if column in COST_TO_TARGET and came < counted:
-        shown_value = NOTHING if value is None else column.show(value)
-        return Cell(f"{shown_value} ({came} of {counted})", value)
-    if value is None:
-        return Cell(NOTHING)
+    text = NOTHING if value is None else column.show(value)
     std = row.get(f"{column.key}-std") if column in _WITH_DEVIATION else None
-    if std is None:
-        return Cell(column.show(value), value)
-    deviation = _percent(std) if column.show is _percent else format_decimals(std)
-    return Cell(f"{column.show(value)} ± {deviation}", value)
+    if std is not None:
+        text += f" ± {_percent(std) if column.show is _percent else format_decimals(std)}"
+    counted = row["seeds-unfinished" if row["provisional"] else "seeds-finished"]
+    if column in COST_TO_TARGET and row["to-target-seeds"] < counted:
+        text += f" ({row['to-target-seeds']} of {counted})"
+    elif column in _GAIN and 0 < row["gain-seeds"] < counted:
+        text += f" ({row['gain-seeds']} of {counted})"
+    return Cell(text, value)
 
 
 def _marked(column: Column, rows: Sequence[Mapping[str, Any]]) -> list[Cell]:
@@ -230,4 +241,4 @@ def _marked(column: Column, rows: Sequence[Mapping[str, Any]]) -> list[Cell]:
 def _standard_error(column: Column, row: Mapping[str, Any]) -> float:
     """Of a mean over seeds; NaN where there is none, as of one seed, or of a median."""
     std = row.get(f"{column.key}-std")
-    return math.nan if std is None else std / math.sqrt(row["seeds-finished"])
+    return math.nan if std is None else std / math.sqrt(row["gain-seeds" if column in _GAIN else "seeds-finished"])

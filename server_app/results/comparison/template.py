@@ -18,8 +18,9 @@ TEMPLATE = """\
 {% for cell in row %}
 {% set shape = "number" if loop.index0 >= sheet.num_words else "" %}
 {% set mark = "best" if cell.is_best else "close" if cell.is_close else "" %}
+{% set value, sign, deviation = cell.text.partition(" ± ") %}
 <td class="{{ shape }} {{ mark }}"{% if cell.number is not none %} data-number="{{ cell.number }}"{% endif %}>
-{{- cell.text }}</td>
+{{- value }}{% if sign %}<small>{{ sign }}{{ deviation }}</small>{% endif %}</td>
 {% endfor %}
 </tr>
 {% endfor %}
@@ -73,7 +74,7 @@ img { display: block; width: 100%; max-width: 1100px; height: auto; margin: 0 au
 .scroll { overflow: auto; }
 .tall { max-height: 34rem; overflow: auto; }
 table { width: 100%; border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .4rem .55rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top;
+th, td { padding: .4rem .45rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top;
   white-space: nowrap; }
 th { position: sticky; top: 0; z-index: 1; background: var(--paper); color: var(--faint); font-size: .8rem;
   font-weight: 600; white-space: normal; vertical-align: bottom; }
@@ -85,6 +86,7 @@ th button:hover { text-decoration: underline; }
 th[aria-sort="ascending"] button::after { content: " ▲"; }
 th[aria-sort="descending"] button::after { content: " ▼"; }
 .number { text-align: right; }
+small { color: var(--faint); font-size: .85em; font-weight: 400; }
 .best { font-weight: 700; background: var(--best); }
 .close { text-decoration: underline; text-underline-offset: .2em; }
 .wrap { white-space: normal; min-width: 14rem; overflow-wrap: anywhere; }
@@ -94,7 +96,7 @@ summary { cursor: pointer; font-weight: 600; }
   main { padding: 1.25rem .75rem 3rem; }
   section { padding: .9rem; }
   img { min-width: 40rem; }
-  td:first-child, th:first-child { max-width: 9.5rem; white-space: normal; overflow-wrap: anywhere; }
+  td:first-child, th:first-child { min-width: 7.5rem; max-width: 9.5rem; white-space: normal; overflow-wrap: anywhere; }
 }
 @media print { .tall { max-height: none; } }
 </style>

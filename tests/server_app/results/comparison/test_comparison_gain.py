@@ -5,6 +5,7 @@ from small_comparisons import write_clients, write_plan, write_run
 
 from server_app.results.comparison import read_comparison
 from server_app.results.comparison.notes import notes
+from server_app.results.comparison.sheets import accuracy_sheet
 
 
 def gain_of(comparison, method, setting):
@@ -25,6 +26,16 @@ def test_gains_are_of_the_same_client_and_seed(comparison, row_of):
 def test_seeds_without_both_runs_have_no_gains(comparison):
     # Of fedavg only seed 0 has finished; of the runs alone seed 0 and 2.
     assert gain_of(comparison, "fedavg", "mixed").by_seed == {0: {"a": 0.3, "b": -0.1}}
+
+
+def test_it_is_said_where_gains_are_over_fewer_seeds_than_the_rest(folder):
+    (folder / "alone-same-1" / "summary.json").unlink()
+    sheet = accuracy_sheet(read_comparison(folder), "same")
+    assert [cell.text for cell in sheet.rows[0][-3:]] == [
+        "+0.000 ± 0.000 (2 of 3)",
+        "50 % ± 0 % (2 of 3)",
+        "-0.100 (2 of 3)",
+    ]
 
 
 def test_those_who_train_alone_have_no_gain_over_themselves(comparison, row_of):

@@ -106,6 +106,17 @@ def test_on_a_dark_page_the_paper_is_dark_and_the_words_are_light(comparison, dr
     assert {to_hex(text.get_color()) for text in words} == {DARK.ink}
 
 
+def test_a_method_has_one_line_style_whichever_point_of_its_grid_was_chosen_in_a_setting(tmp_path):
+    runs = [(f"{s}-{rate}", "fedavg", s, 0, {"client-lr": rate}) for s in ("same", "mixed") for rate in (0.01, 0.1)]
+    folder = write_plan(tmp_path / "c", runs)
+    for name, _, setting, _, grid in runs:
+        chosen = grid["client-lr"] if setting == "same" else -grid["client-lr"]
+        write_run(folder / name, [(0.1,), (0.2,), (0.3,)], more=[{"validation-accuracy-mean": chosen}] * 3)
+    figure = draw_accuracy(read_comparison(folder))
+    assert [[line.get_label() for line in axes.lines] for axes in figure.axes] == [["fedavg"]] * 4
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["fedavg"]
+
+
 def test_more_methods_than_colours_are_told_apart_by_their_lines(tmp_path):
     names = [f"method-{number}" for number in range(12)]
     folder = write_plan(tmp_path / "c", [(name, name, "same", 0) for name in names])
