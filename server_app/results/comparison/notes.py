@@ -48,9 +48,9 @@ def _of_targets(comparison: Comparison) -> list[str]:
     else:
         origin = "Target: 95 % of the highest mean accuracy (last) of any method in the setting, as none was asked for."
     return [
-        f"{origin} Bytes and time to it are medians over seeds; one that never comes there counts as infinite, so that "
-        "there is a dash unless more than half of them do, and (n of m) says how many. time: on the clock since the "
-        "run began, tests included; training: less the start of its processes."
+        f"{origin} at target: how many seeds come there. Bytes and time to it are medians over seeds; one that never "
+        "comes there counts as infinite, so that there is a dash unless more than half of them do. time: on the clock "
+        "since the run began, tests included; training: less the start of its processes."
     ]
 
 

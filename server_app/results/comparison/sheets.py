@@ -83,7 +83,9 @@ _GAIN = (
     Column("gain-worst", "worst gain", _gain, max),
 )
 ACCURACY = (*_ACCURACY, *_GAIN)
+_AT_TARGET = Column("to-target-seeds", "at target", str, in_brief=True)
 COST_TO_TARGET = (
+    _AT_TARGET,
     Column("to-target-bytes-down", "down to target", format_bytes, min),
     Column("to-target-bytes-up", "up to target", format_bytes, min),
     Column("to-target-bytes", "bytes to target", format_bytes, min, in_brief=True),
@@ -207,9 +209,9 @@ def _cell(column: Column, row: Mapping[str, Any]) -> Cell:
     if std is not None:
         text += f" ± {_percent(std) if column.show is _percent else format_decimals(std)}"
     counted = row["seeds-unfinished" if row["provisional"] else "seeds-finished"]
-    if column in COST_TO_TARGET and row["to-target-seeds"] < counted:
-        text += f" ({row['to-target-seeds']} of {counted})"
-    elif column in _GAIN and 0 < row["gain-seeds"] < counted:
+    if column is _AT_TARGET:
+        text = f"{value} of {counted}" if counted else NOTHING
+    elif column is _GAIN[0] and 0 < row["gain-seeds"] < counted:
         text += f" ({row['gain-seeds']} of {counted})"
     return Cell(text, value)
 

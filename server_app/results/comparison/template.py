@@ -16,7 +16,7 @@ TEMPLATE = """\
 {% for row in sheet.rows %}
 <tr>
 {% for cell in row %}
-{% set shape = "number" if loop.index0 >= sheet.num_words else "" %}
+{% set shape = "number" if loop.index0 >= sheet.num_words else "words" %}
 {% set mark = "best" if cell.is_best else "close" if cell.is_close else "" %}
 {% set value, sign, deviation = cell.text.partition(" ± ") %}
 <td class="{{ shape }} {{ mark }}"{% if cell.number is not none %} data-number="{{ cell.number }}"{% endif %}>
@@ -55,7 +55,7 @@ TEMPLATE = """\
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--ground); color: var(--ink); font: 16px/1.5 system-ui, -apple-system, "Segoe UI",
   Roboto, "Helvetica Neue", Arial, sans-serif; }
-main { max-width: 1280px; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
+main { max-width: 1400px; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
 h1 { margin: 0; font-size: 1.75rem; line-height: 1.25; overflow-wrap: anywhere; }
 h2 { margin: 0 0 .75rem; font-size: 1.15rem; overflow-wrap: anywhere; }
 h3 { margin: 1.25rem 0 .4rem; font-size: .95rem; }
@@ -89,6 +89,8 @@ th[aria-sort="descending"] button::after { content: " ▼"; }
 small { color: var(--faint); font-size: .85em; font-weight: 400; }
 .best { font-weight: 700; background: var(--best); }
 .close { text-decoration: underline; text-underline-offset: .2em; }
+.words { white-space: normal; min-width: 5rem; }
+.words:first-child { min-width: 7.5rem; }
 .wrap { white-space: normal; min-width: 14rem; overflow-wrap: anywhere; }
 code { font: .85rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 summary { cursor: pointer; font-weight: 600; }

@@ -48,7 +48,8 @@ def test_costs_have_the_target_in_their_title_and_say_how_many_seeds_came_there(
         "5.5 s",
         "4.0 s",
     ]
-    assert cells_of(sheet, 1, "bytes to target")[0].text == "– (1 of 3)"
+    assert cells_of(sheet, 0, "at target")[0].text == "3 of 3"
+    assert [cell.text for cell in cells_of(sheet, 1, "at target", "bytes to target")] == ["1 of 3", "–"]
     assert [cell.text for cell in cells_of(sheet, 0, "bytes", "time", "training", "rounds", "K")] == [
         "420 bytes",
         "7.5 s",
@@ -146,14 +147,14 @@ def test_plain_table(comparison):
     assert lines[:4] == [
         "same (target: mean accuracy 0.55)",
         "",
-        "method  seeds     mean, last     mean, best    worst tenth            gain       losing  bytes to target"
-        "      bytes   time",
+        "method  seeds     mean, last     mean, best    worst tenth            gain       losing"
+        "  at target  bytes to target      bytes   time",
         lines[3],
     ]
     assert set(lines[3]) == {"-"}
     assert lines[4] == (
-        "fedavg  3      0.633 ± 0.153  0.667 ± 0.115  0.567 ± 0.208  +0.100 ± 0.173  33 % ± 29 %        280 bytes"
-        "  420 bytes  7.5 s"
+        "fedavg  3      0.633 ± 0.153  0.667 ± 0.115  0.567 ± 0.208  +0.100 ± 0.173  33 % ± 29 %"
+        "     3 of 3        280 bytes  420 bytes  7.5 s"
     )
     assert "fedavg-mixed-2: failed, round 2 of 3: the disk <is> full" in lines
     assert lines[-1] == "(means over seeds ± standard deviation; best rounds chosen on the test samples)"
