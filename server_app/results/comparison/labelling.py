@@ -12,6 +12,8 @@ from common.errors import UserError
 from server_app.results.comparison.compared import ComparedRun
 from server_app.results.reading import Run, read_run
 
+# These hold the same in whichever folder they lie.
+_PUBLIC_DATA = ("fashion-mnist", "cifar10", "cifar100", "emnist-byclass", "tiny-imagenet")
 # Where a run's files lie and how its settings were put together says nothing about what it is.
 _NO_LABEL = ("run-name", "seed", "results-dir", "resume", "profile", "method")
 
@@ -30,7 +32,7 @@ def labelled_runs(run_dirs: Sequence[Path]) -> tuple[ComparedRun, ...]:
     if twice:
         raise UserError(f"{twice[0]} is given twice: a run beside itself shows nothing.")
     runs = [read_run(run_dir) for run_dir in run_dirs]
-    configs = [run.config for run in runs]
+    configs = [_without_public_folder(run.config) for run in runs]
     of_data = [key for key, option in RUN_OPTIONS.items() if option.rule.fixed == "simulation" or key == "data-dir"]
     settings = _settings(configs, of_data)
     others = [key for key in dict.fromkeys(key for config in configs for key in config) if key not in of_data]
@@ -52,6 +54,11 @@ def labelled_runs(run_dirs: Sequence[Path]) -> tuple[ComparedRun, ...]:
             runs, names, _unique(names, methods, settings, configs), settings, strict=True
         )
     )
+
+
+def _without_public_folder(config: Mapping[str, Any]) -> dict[str, Any]:
+    is_public = config.get("dataset") in _PUBLIC_DATA
+    return {key: value for key, value in config.items() if key != "data-dir" or not is_public}
 
 
 def _told_apart(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from server_app.results.comparison.compared import FAILED, FINISHED, MISSING, UNFINISHED
@@ -10,7 +11,7 @@ from server_app.results.comparison.sheets import LEARNED_NOTHING, PROVISIONAL, l
 if TYPE_CHECKING:
     from server_app.results.comparison.comparing import Comparison
 
-_NAMED = 3  # runs that a sentence names
+_NAMED = 3  # runs or settings that a sentence names
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -62,16 +63,17 @@ def _of_gains(comparison: Comparison) -> list[str]:
             "clients. losing: share of the clients whose gain is below 0. worst gain: of any client with any seed. "
             "Where (n of m) stands there, only n seeds have a finished run of training alone as well."
         )
+    lacking = [setting for setting in comparison.settings if comparison.alone(setting) is None]
+    if lacking:
+        where = "There" if len(lacking) == len(comparison.settings) else f"In {_listed(lacking)} there"
+        sentences.append(f"{where} is no finished run of method local, so gains over training alone cannot be told.")
     for setting in comparison.settings:
-        where = f"In setting {setting} there" if len(comparison.settings) > 1 else "There"
         alone = comparison.alone(setting)
-        locals_ = [group for group in comparison.shown_in(setting) if group.is_method_local]
-        if alone is None:
+        several = [group for group in comparison.shown_in(setting) if group.is_method_local]
+        if alone is not None and len(several) > 1:
             sentences.append(
-                f"{where} is no finished run of method local, so gains over training alone cannot be told."
+                f"In {setting} are several rows of method local; gains are over {label(comparison, alone)}."
             )
-        elif len(locals_) > 1:
-            sentences.append(f"{where} are several rows of method local; gains are over {label(comparison, alone)}.")
     return sentences
 
 
@@ -105,13 +107,12 @@ def _of_marks(comparison: Comparison) -> list[str]:
         sentences.append(
             f"{PROVISIONAL} No seed has finished: the numbers are those so far of runs that go on or were interrupted."
         )
-    reasons = [(name, why) for group in comparison.groups for name, why in group.nothing_learned.items()]
+    reasons = [f"{name}: {why}" for group in comparison.groups for name, why in group.nothing_learned.items()]
     if reasons:
-        more = f"; and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""
-        listed = "; ".join(f"{name}: {why}" for name, why in reasons[:_NAMED])
         sentences.append(
-            f"{LEARNED_NOTHING} Some seed has learned nothing: it ends within a tenth of what always guessing each "
-            f"client's most frequent class gets, or no client's accuracy ever moved. {listed}{more}."
+            f"{LEARNED_NOTHING} Some seed has learned nothing, or nothing that lasted: it ends within a tenth of what "
+            "always guessing each client's most frequent class gets, or no client's accuracy ever moved. "
+            f"{_listed(reasons)}."
         )
     return sentences
 
@@ -128,3 +129,8 @@ def absent(comparison: Comparison) -> list[tuple[str, str, str]]:
             how_far = state if run.state == MISSING else f"{state}, {run.progress}"
             rows.append((run.name, how_far, run.failure or ""))
     return rows
+
+
+def _listed(words: Sequence[str]) -> str:
+    more = f"; and {len(words) - _NAMED} more" if len(words) > _NAMED else ""
+    return "; ".join(words[:_NAMED]) + more

@@ -62,9 +62,7 @@ def test_without_a_run_of_method_local_it_is_said_that_there_are_no_gains(folder
     assert gain_of(comparison, "fedavg", "same") is None
     assert gain_of(comparison, "fedavg", "mixed") is not None
     said = [note for note in notes(comparison) if "cannot be told" in note]
-    assert said == [
-        "In setting same there is no finished run of method local, so gains over training alone cannot be told."
-    ]
+    assert said == ["In same there is no finished run of method local, so gains over training alone cannot be told."]
 
 
 def test_the_method_counts_and_not_its_label(folder):

@@ -53,6 +53,17 @@ def test_where_the_files_lie_is_no_difference(labels_of):
     ]
 
 
+def test_a_folder_of_data_is_a_difference_only_where_the_data_are_the_users_own(labels_of, tmp_path):
+    public = {"dataset": "cifar10"}
+    assert labels_of(
+        public | {"data-dir": "/x"}, public | {"data-dir": "/y", "seed": 1}, {"data-dir": "/z", "seed": 2}
+    ) == [
+        ("dataset=cifar10", "fedavg", 0),
+        ("dataset=cifar10", "fedavg", 1),
+        ("dataset=npz data-dir=/z", "fedavg", 2),
+    ]
+
+
 def test_runs_that_are_equal_are_told_apart_by_their_names(labels_of):
     assert labels_of({}, {}, {"method": "local"}) == [
         ("npz", "fedavg run-0", 0),
