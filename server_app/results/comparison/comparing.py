@@ -34,7 +34,6 @@ class Group:
     method: str
     point: str  # empty where the method has no grid
     runs: tuple[ComparedRun, ...]
-    best_on_validation: bool
 
     @property
     def finished(self) -> list[ComparedRun]:
@@ -55,7 +54,7 @@ class Group:
     @cached_property
     def figures(self) -> dict[str, Spread | None]:
         """Each number of `figures_of` over seeds."""
-        of_runs = [figures_of(run, best_on_validation=self.best_on_validation) for _, run in self.counted]
+        of_runs = [figures_of(run) for _, run in self.counted]
         return {key: spread(figures[key] for figures in of_runs) for key in of_runs[0]} if of_runs else {}
 
     @cached_property
@@ -120,8 +119,8 @@ class Comparison:
         return list(dict.fromkeys(run.method for run in self.runs))
 
     @cached_property
-    def best_on_validation(self) -> bool:
-        """Whether best rounds are chosen on validation samples: if every run that has a tested round has any."""
+    def is_validated(self) -> bool:
+        """Whether validation samples choose a round: if every run that has a tested round was tested on some."""
         tested = [each.run for each in self.runs if each.run and each.run.evaluated]
         return bool(tested) and all(any(line.get(VALIDATION) is not None for line in run.metrics) for run in tested)
 
@@ -131,7 +130,7 @@ class Comparison:
         members: dict[tuple[str, str, str], list[ComparedRun]] = {}
         for run in self.runs:
             members.setdefault((run.setting, run.method, run.point), []).append(run)
-        return [Group(*labels, tuple(runs), self.best_on_validation) for labels, runs in members.items()]
+        return [Group(*labels, tuple(runs)) for labels, runs in members.items()]
 
     def points(self, group: Group) -> list[Group]:
         """The groups of the same method in the same setting: the points of its grid, this one among them."""

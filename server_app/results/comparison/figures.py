@@ -12,12 +12,7 @@ from server_app.results.reading import Run
 
 VALIDATION = "validation-accuracy-mean"  # over clients, of the samples that are held back to choose on
 
-# Of accuracies: the key of a metrics line, and the key of the number by which a best round of it may be chosen.
-_ACCURACIES = {
-    "accuracy-mean": VALIDATION,
-    "after-training-accuracy-mean": VALIDATION,
-    "accuracy": "validation-accuracy",
-}
+ACCURACIES = ("accuracy-mean", "after-training-accuracy-mean", "accuracy")
 COSTS = ("bytes-down", "bytes-up", "bytes", "seconds", "training-seconds")
 
 
@@ -43,21 +38,21 @@ def spread(values: Iterable[float | None]) -> Spread | None:
     return Spread(statistics.fmean(there), statistics.stdev(there) if len(there) > 1 else None, len(there))
 
 
-def figures_of(run: Run, *, best_on_validation: bool) -> dict[str, float | None]:
+def figures_of(run: Run) -> dict[str, float | None]:
     """The numbers of a run so far, by their names in `table.csv`; None for what was never measured.
 
-    `last-…` are of the last round that was tested. `best-…` are of the round with the highest value of the number
-    itself, or, if `best_on_validation`, of the round with the highest accuracy on the validation samples.
-    `bytes-…` and `…seconds` are of the whole run, see `costs_until`.
+    Of each of ACCURACIES `last-…` is of the last round that was tested, `best-…` of the round with the highest value,
+    and `chosen-…` of the round with the highest mean accuracy over clients on the validation samples, where there are
+    any. `bytes-…` and `…seconds` are of the whole run, see `costs_until`.
     """
     figures: dict[str, float | None] = {}
-    for key, chosen_by in _ACCURACIES.items():
-        lines = [line for line in run.metrics if line.get(key) is not None]
-        figures[f"last-{key}"] = lines[-1][key] if lines else None
-        by = chosen_by if best_on_validation else key
-        candidates = [line for line in lines if line.get(by) is not None]
-        best = max(candidates, key=lambda line: float(line[by]), default=None)
-        figures[f"best-{key}"] = best[key] if best else None
+    candidates = [line for line in run.evaluated if line.get(VALIDATION) is not None]
+    chosen = max(candidates, key=lambda line: float(line[VALIDATION]), default={})
+    for key in ACCURACIES:
+        values = [line[key] for line in run.metrics if line.get(key) is not None]
+        figures[f"last-{key}"] = values[-1] if values else None
+        figures[f"best-{key}"] = max(values, default=None)
+        figures[f"chosen-{key}"] = chosen.get(key)
     last = run.evaluated[-1] if run.evaluated else {}
     figures["last-accuracy-worst10"] = last.get("accuracy-worst10")
     validated = [line[VALIDATION] for line in run.metrics if line.get(VALIDATION) is not None]

@@ -26,14 +26,14 @@ def notes(comparison: Comparison) -> list[str]:
 
 
 def _of_numbers(comparison: Comparison) -> list[str]:
-    if comparison.best_on_validation:
-        best = "that of the round with the highest accuracy on the validation samples"
+    if comparison.is_validated:
+        best = "chosen: after each seed's round with the highest mean accuracy on the validation samples"
     else:
-        best = "that of each seed's best round, chosen on the test samples themselves and so too favourable"
+        best = "best: after each seed's best round, chosen on the test samples themselves and so too favourable"
     sentences = [
         "Means over seeds ± their sample standard deviation; of one seed there is no deviation. Bold is the best of a "
         "column; underlined (in Markdown: italic) is what is within one standard error of the difference from it.",
-        f"mean: of the clients' accuracies on their own test samples. last: after the last round; best: {best}. all "
+        f"mean: of the clients' accuracies on their own test samples. last: after the last round; {best}. all "
         "samples: correct answers over all test samples. worst tenth: mean of the worst tenth of the clients, last.",
     ]
     if any(row["last-after-training-accuracy-mean"] is not None for row in comparison.rows):

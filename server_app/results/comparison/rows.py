@@ -5,19 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from server_app.results.comparison.compared import FAILED, FINISHED, MISSING, UNFINISHED
-from server_app.results.comparison.figures import COSTS, VALIDATION, Spread
+from server_app.results.comparison.figures import ACCURACIES, COSTS, VALIDATION, Spread
 
 if TYPE_CHECKING:
     from server_app.results.comparison.comparing import Comparison, Group
 
 # Numbers that a run has, each with its mean over seeds and, under the name with `-std`, their sample deviation.
 _FIGURES = (
-    "last-accuracy-mean",
-    "best-accuracy-mean",
-    "last-after-training-accuracy-mean",
-    "best-after-training-accuracy-mean",
-    "last-accuracy",
-    "best-accuracy",
+    *(f"{which}-{key}" for key in ACCURACIES for which in ("last", "best", "chosen")),
     "last-accuracy-worst10",
     f"last-{VALIDATION}",
     *COSTS,

@@ -71,10 +71,13 @@ def _percent(value: float) -> str:
 _ACCURACY = (
     Column("last-accuracy-mean", "mean, last", format_decimals, max, in_brief=True),
     Column("best-accuracy-mean", "mean, best", format_decimals, max, in_brief=True),
+    Column("chosen-accuracy-mean", "mean, chosen", format_decimals, max, in_brief=True),
     Column("last-after-training-accuracy-mean", "after an epoch, last", format_decimals, max, in_brief=True),
     Column("best-after-training-accuracy-mean", "after an epoch, best", format_decimals, max),
+    Column("chosen-after-training-accuracy-mean", "after an epoch, chosen", format_decimals, max),
     Column("last-accuracy", "all samples, last", format_decimals, max, opens=True),
     Column("best-accuracy", "all samples, best", format_decimals, max),
+    Column("chosen-accuracy", "all samples, chosen", format_decimals, max),
     Column("last-accuracy-worst10", "worst tenth", format_decimals, max, in_brief=True),
 )
 _GAIN = (
@@ -102,7 +105,6 @@ COST = (
 _OF_GRID = (
     Column(f"last-{VALIDATION}", "validation, last", format_decimals, max),
     Column("last-accuracy-mean", "test mean, last", format_decimals),
-    Column("best-accuracy-mean", "test mean, best", format_decimals),
 )
 _WITH_DEVIATION = (*ACCURACY, *_OF_GRID)
 
@@ -110,7 +112,7 @@ _WITH_DEVIATION = (*ACCURACY, *_OF_GRID)
 def accuracy_sheet(comparison: Comparison, setting: str) -> Sheet:
     """Accuracies in one setting, and gains over training alone where they can be told."""
     rows = _rows(comparison, comparison.shown_in(setting))
-    return _sheet(comparison, f"{setting}: accuracy", rows, _used(ACCURACY, rows))
+    return _sheet(comparison, f"{setting}: accuracy", rows, _used(comparison, ACCURACY, rows))
 
 
 def cost_sheet(comparison: Comparison, setting: str) -> Sheet:
@@ -118,7 +120,7 @@ def cost_sheet(comparison: Comparison, setting: str) -> Sheet:
     rows = _rows(comparison, comparison.shown_in(setting))
     target = comparison.targets[setting]
     what = "costs" if target is None else f"costs, to a mean accuracy of {target:g} and in all"
-    columns = (*(_used(COST_TO_TARGET, rows) if target else ()), *_used(COST, rows))
+    columns = (*(_used(comparison, COST_TO_TARGET, rows) if target else ()), *_used(comparison, COST, rows))
     sheet = _sheet(comparison, f"{setting}: {what}", rows, columns)
     return _with_words_at_end(sheet, "rounds, K", rows)
 
@@ -127,7 +129,8 @@ def brief_sheet(comparison: Comparison, setting: str) -> Sheet:
     """The columns of both that a console has room for."""
     rows = _rows(comparison, comparison.shown_in(setting))
     target = comparison.targets[setting]
-    columns = _used([column for column in (*ACCURACY, *COST_TO_TARGET, *COST) if column.in_brief], rows)
+    brief = [column for column in (*ACCURACY, *COST_TO_TARGET, *COST) if column.in_brief]
+    columns = _used(comparison, brief, rows)
     title = setting if target is None else f"{setting} (target: mean accuracy {target:g})"
     return _sheet(comparison, title, rows, columns)
 
@@ -162,10 +165,18 @@ def _rows(comparison: Comparison, groups: Sequence[Group]) -> list[tuple[Group, 
     return [(group, by_labels[group.setting, group.method, group.point]) for group in groups]
 
 
-def _used(columns: Sequence[Column], rows: Sequence[tuple[Group, Mapping[str, Any]]]) -> list[Column]:
-    """The columns that some row has a number in, and those of the accuracy that is the headline."""
-    always = ("last-accuracy-mean", "best-accuracy-mean", "to-target-bytes")
-    return [column for column in columns if column.key in always or any(row[column.key] is not None for _, row in rows)]
+def _used(
+    comparison: Comparison, columns: Sequence[Column], rows: Sequence[tuple[Group, Mapping[str, Any]]]
+) -> list[Column]:
+    """The columns that some row has a number in, and of those of chosen and of best rounds the ones that apply."""
+    apart = "best-" if comparison.is_validated else "chosen-"
+    always = ("last-accuracy-mean", "to-target-bytes")
+    return [
+        column
+        for column in columns
+        if not column.key.startswith(apart)
+        and (column.key in always or any(row[column.key] is not None for _, row in rows))
+    ]
 
 
 def _sheet(

@@ -32,7 +32,7 @@ def plain_table(comparison: Comparison) -> str:
     rows = absent(comparison)
     if rows:
         parts.append("\n".join(f"{name}: {state}{f': {why}' if why else ''}" for name, state, why in rows))
-    parts.append("(means over seeds ± standard deviation; best rounds " + _chosen_on(comparison) + ")")
+    parts.append(f"(means over seeds ± standard deviation; {_chosen_on(comparison)})")
     return "\n\n".join(parts)
 
 
@@ -69,7 +69,7 @@ def comma_separated(comparison: Comparison) -> str:
 
 
 def _chosen_on(comparison: Comparison) -> str:
-    return "chosen on validation samples" if comparison.best_on_validation else "chosen on the test samples"
+    return "chosen: by validation samples" if comparison.is_validated else "best: chosen on the test samples"
 
 
 def _markdown(sheet: Sheet) -> str:

@@ -8,6 +8,7 @@ from small_comparisons import validated, write_plan, write_run
 from server_app.results import read_run
 from server_app.results.comparison import read_comparison
 from server_app.results.comparison.figures import figures_of, guessing_accuracy, learned_nothing, median_cost, spread
+from server_app.results.comparison.sheets import accuracy_sheet
 
 
 def test_means_and_sample_deviations_over_seeds(row_of):
@@ -80,7 +81,7 @@ def test_without_a_target_it_is_95_percent_of_the_best_method_in_the_setting(fol
 
 def test_seconds_without_the_start_are_unknown_where_it_was_not_measured(tmp_path):
     run = read_run(write_run(tmp_path / "x", [(0.5,), (0.6,)], start=None))
-    figures = figures_of(run, best_on_validation=False)
+    figures = figures_of(run)
     assert (figures["seconds"], figures["training-seconds"]) == (4.0, None)
     folder = write_plan(tmp_path / "c", [("x", "fedavg", "same", 0)], **{"target-accuracy": 0.5})
     write_run(folder / "x", [(0.5,), (0.6,)], start=None)
@@ -91,24 +92,26 @@ def test_seconds_without_the_start_are_unknown_where_it_was_not_measured(tmp_pat
 def test_after_training_has_columns_of_its_own(tmp_path):
     more = [{"after-training-accuracy-mean": mean} for mean in (0.9, 0.7)]
     run = read_run(write_run(tmp_path / "x", [(0.5,), (0.6,)], more=more))
-    figures = figures_of(run, best_on_validation=False)
+    figures = figures_of(run)
     assert figures["last-after-training-accuracy-mean"] == 0.7
     assert figures["best-after-training-accuracy-mean"] == 0.9
 
 
-def test_best_rounds_are_chosen_on_validation_samples_only_if_all_runs_have_some(tmp_path):
+def test_validation_samples_choose_a_round_if_all_runs_have_some(tmp_path):
     folder = write_plan(tmp_path / "c", [("x", "fedavg", "same", 0), ("y", "pfedhn", "same", 0)])
-    write_run(folder / "x", [(0.5,), (0.9,), (0.6,)], more=validated(0.3, 0.4, 0.5))
-    write_run(folder / "y", [(0.5,), (0.7,), (0.6,)], more=validated(0.5, 0.4, 0.3))
+    write_run(folder / "x", [(0.5, 0.9), (0.9, 0.9), (0.6, 0.2)], more=validated(0.3, 0.4, 0.5))
+    write_run(folder / "y", [(0.5, 0.9), (0.9, 0.9), (0.6, 0.2)], more=validated(0.5, 0.4, 0.3))
     comparison = read_comparison(folder)
-    assert comparison.best_on_validation
-    assert [row["best-accuracy-mean"] for row in comparison.rows] == [0.6, 0.5]
-    assert [row["best-accuracy"] for row in comparison.rows] == [0.6, 0.5]
+    assert comparison.is_validated
+    assert [row["chosen-accuracy-mean"] for row in comparison.rows] == [pytest.approx(0.4), pytest.approx(0.7)]
+    assert [row["chosen-accuracy"] for row in comparison.rows] == [pytest.approx(0.3), pytest.approx(0.8)]
+    assert [row["best-accuracy-mean"] for row in comparison.rows] == [0.9, 0.9]
+    assert accuracy_sheet(comparison, "same").heads[2:4] == ("mean, last", "mean, chosen")
     metrics = folder / "y" / "metrics.jsonl"
     metrics.write_text(metrics.read_text().replace("validation", "other"))
     comparison = read_comparison(folder)
-    assert not comparison.best_on_validation
-    assert [row["best-accuracy-mean"] for row in comparison.rows] == [0.9, 0.7]
+    assert not comparison.is_validated
+    assert accuracy_sheet(comparison, "same").heads[2:4] == ("mean, last", "mean, best")
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def test_grid_has_a_table_of_all_points(tmp_path):
     for rate in (0.01, 0.1):
         write_run(folder / f"x-{rate}", [(0.1,), (0.2,), (0.5,)], more=[{"validation-accuracy-mean": rate}] * 3)
     words = page_of(write_comparison(folder)).words
-    assert "same fedavg client-lr=0.01 no 1 0.010 0.500" in words
+    assert "same fedavg client-lr=0.01 no 1 0.010 0.500 same" in words
     assert "same fedavg client-lr=0.1 yes 1 0.100 0.500" in words
     assert "fedavg (client-lr=0.1) 1 0.500" in words
     assert "fedavg (client-lr=0.01)" not in words

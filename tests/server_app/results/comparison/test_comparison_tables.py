@@ -157,7 +157,7 @@ def test_plain_table(comparison):
         "     3 of 3        280 bytes  420 bytes  7.5 s"
     )
     assert "fedavg-mixed-2: failed, round 2 of 3: the disk <is> full" in lines
-    assert lines[-1] == "(means over seeds ± standard deviation; best rounds chosen on the test samples)"
+    assert lines[-1] == "(means over seeds ± standard deviation; best: chosen on the test samples)"
 
 
 def test_latex_is_balanced_and_has_as_many_cells_in_every_row(comparison):
