@@ -14,7 +14,7 @@ from server_app.results.comparison.sheets import Cell, Sheet, accuracy_sheet, co
 if TYPE_CHECKING:
     from server_app.results.comparison.comparing import Comparison
 
-_MAX_NUMBERS = 6  # columns of numbers with their deviations that the text of a page is wide enough for
+_MAX_NUMBERS = 5  # columns of numbers with their deviations that the text of a page is wide enough for
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -72,10 +72,15 @@ def _parts(sheet: Sheet) -> list[Sheet]:
         replace(
             sheet,
             heads=tuple(sheet.heads[column] for column in (*words, *part)),
-            rows=tuple(tuple(row[column] for column in (*words, *part)) for row in sheet.rows),
+            rows=tuple((row[0], _without_states(row[1]), *(row[column] for column in part)) for row in sheet.rows),
         )
         for part in columns
     ]
+
+
+def _without_states(seeds: Cell) -> Cell:
+    """How many seeds there are; what became of the others stands in the comments."""
+    return Cell(seeds.text.partition(" (")[0])
 
 
 def _table(sheet: Sheet, name: str, label: str) -> list[str]:
@@ -83,7 +88,7 @@ def _table(sheet: Sheet, name: str, label: str) -> list[str]:
     return [
         "",
         r"\begin{table}",
-        r"  \centering\small\setlength{\tabcolsep}{4pt}",
+        r"  \centering\footnotesize\setlength{\tabcolsep}{4pt}",
         rf"  \caption{{{escaped(name)}. {escaped(sheet.title)}.}}",
         rf"  \label{{{label}}}",
         rf"  \begin{{tabular}}{{{alignment}}}",
@@ -104,11 +109,13 @@ def _head(head: str) -> str:
 
 
 def _marked(cell: Cell) -> str:
-    text = re.sub(r"^-(?=\d)", "$-$", escaped(cell.text))  # a minus, not a hyphen
+    value, sign, deviation = cell.text.partition(" ± ")
+    text = re.sub(r"^-(?=\d)", "$-$", escaped(value))  # a minus, not a hyphen
     if cell.is_best:
-        # \boldmath as well, since \textbf leaves the sign between mean and deviation as it is.
-        return rf"{{\boldmath\textbf{{{text}}}}}"
-    return rf"\underline{{{text}}}" if cell.is_close else text
+        text = rf"\textbf{{{text}}}"
+    elif cell.is_close:
+        text = rf"\underline{{{text}}}"
+    return rf"{text} {{\tiny$\pm$ {escaped(deviation)}}}" if sign else text
 
 
 def _comments(sentences: Iterable[str]) -> list[str]:
