@@ -9,6 +9,6 @@ Nothing imports this package, and it imports PyTorch and Flower only when a func
 """
 
 from common.errors import UserError
-from mh_pfedhn.runs import RunFailedError, RunInterruptedError, load_results, run
+from mh_pfedhn.runs import RunFailedError, RunInterruptedError, load_comparison, load_results, run
 
-__all__ = ["RunFailedError", "RunInterruptedError", "UserError", "load_results", "run"]
+__all__ = ["RunFailedError", "RunInterruptedError", "UserError", "load_comparison", "load_results", "run"]

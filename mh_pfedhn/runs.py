@@ -16,6 +16,7 @@ from mh_pfedhn.processes import flower_environment
 
 if TYPE_CHECKING:
     from server_app.results import Run
+    from server_app.results.comparison import Comparison
 
 
 class RunFailedError(Exception):
@@ -81,6 +82,13 @@ def load_results(run_dir: str | os.PathLike[str]) -> "Run":
     from server_app.results import read_run
 
     return read_run(Path(run_dir).expanduser())
+
+
+def load_comparison(folder: str | os.PathLike[str]) -> "Comparison":
+    """Read the results of a comparison, finished or not, from its folder. Raises UserError if it is no comparison's."""
+    from server_app.results.comparison import read_comparison
+
+    return read_comparison(Path(folder).expanduser())
 
 
 def execute(overrides: Mapping[str, object], superlink: str | None, origin: str = "the command line") -> Path:

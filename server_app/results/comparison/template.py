@@ -1,0 +1,258 @@
+"""The Jinja2 template of a comparison's page, as a string: Flower's app bundle carries Python files but no HTML."""
+
+# By this a page is known to be ours, and may be written over.
+GENERATOR = "mh-pfedhn comparison"
+
+TEMPLATE = """\
+{% macro table(sheet) %}
+<div class="scroll">
+<table class="sortable">
+<thead><tr>
+{% for head in sheet.heads %}
+<th{{ ' class="number"' | safe if loop.index0 >= sheet.num_words }}>{{ head }}</th>
+{% endfor %}
+</tr></thead>
+<tbody>
+{% for row in sheet.rows %}
+<tr>
+{% for cell in row %}
+{% set shape = "number" if loop.index0 >= sheet.num_words else "words" %}
+{% set mark = "best" if cell.is_best else "close" if cell.is_close else "" %}
+{% set value, sign, deviation = cell.text.partition(" ± ") %}
+<td class="{{ shape }} {{ mark }}"{% if cell.number is not none %} data-number="{{ cell.number }}"{% endif %}>
+{{- value }}{% if sign %}<small>{{ sign }}{{ deviation }}</small>{% endif %}</td>
+{% endfor %}
+</tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+{% endmacro %}
+{% macro picture(images, text) %}
+<div class="scroll"><picture>
+<source media="(prefers-color-scheme: dark)" srcset="{{ images.dark | image }}">
+<img src="{{ images.light | image }}" alt="{{ text }}">
+</picture></div>
+{% endmacro %}
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta name="generator" content="{{ generator }}">
+{% if goes_on %}
+<meta http-equiv="refresh" content="{{ refresh_seconds }}">
+{% endif %}
+<title>{{ comparison.name }}</title>
+<style>
+:root { color-scheme: light dark; --ink: #1f2933; --faint: #52606d; --line: #e4e7eb; --paper: #fff; --ground: #f5f7fa;
+  --warn: #d9722e; --warn-paper: #fff4ec; --link: #1d5fa8; --best: #e3f1e7; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #d6dde5; --faint: #9aa7b4; --line: #39424c; --paper: #1b2128; --ground: #12161b;
+    --warn: #e08a4c; --warn-paper: #33261c; --link: #7fb4ea; --best: #203a2b; }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--ground); color: var(--ink); font: 16px/1.5 system-ui, -apple-system, "Segoe UI",
+  Roboto, "Helvetica Neue", Arial, sans-serif; }
+main { max-width: 1400px; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
+h1 { margin: 0; font-size: 1.75rem; line-height: 1.25; overflow-wrap: anywhere; }
+h2 { margin: 0 0 .75rem; font-size: 1.15rem; overflow-wrap: anywhere; }
+h3 { margin: 1.25rem 0 .4rem; font-size: .95rem; }
+h2 + h3 { margin-top: 0; }
+p { margin: .25rem 0 .75rem; }
+a { color: var(--link); }
+section { margin-top: 1.25rem; padding: 1.25rem; background: var(--paper); border: 1px solid var(--line);
+  border-radius: 8px; }
+section > :last-child { margin-bottom: 0; }
+.lead, .note { color: var(--faint); }
+.note { font-size: .875rem; }
+ul.note { margin: 0; padding-left: 1.1rem; }
+ul.note li { margin-bottom: .35rem; overflow-wrap: anywhere; }
+.warn { padding: .6rem .9rem; border-left: 4px solid var(--warn); background: var(--warn-paper); }
+img { display: block; width: 100%; max-width: 1100px; height: auto; margin: 0 auto; }
+.scroll { overflow: auto; }
+.tall { max-height: 34rem; overflow: auto; }
+table { width: 100%; border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .4rem .45rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top;
+  white-space: nowrap; }
+th { position: sticky; top: 0; z-index: 1; background: var(--paper); color: var(--faint); font-size: .8rem;
+  font-weight: 600; white-space: normal; vertical-align: bottom; }
+td:first-child, th:first-child { position: sticky; left: 0; background: var(--paper); }
+th:first-child { z-index: 2; }
+th button { padding: 0; border: 0; background: none; color: inherit; font: inherit; text-align: inherit;
+  cursor: pointer; }
+th button:hover { text-decoration: underline; }
+th[aria-sort="ascending"] button::after { content: " ▲"; }
+th[aria-sort="descending"] button::after { content: " ▼"; }
+.number { text-align: right; }
+small { color: var(--faint); font-size: .85em; font-weight: 400; }
+.best { font-weight: 700; background: var(--best); }
+.close { text-decoration: underline; text-underline-offset: .2em; }
+.words { white-space: normal; min-width: 5rem; }
+.words:first-child { min-width: 7.5rem; }
+.wrap { white-space: normal; min-width: 14rem; overflow-wrap: anywhere; }
+code { font: .85rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
+summary { cursor: pointer; font-weight: 600; }
+@media (max-width: 600px) {
+  main { padding: 1.25rem .75rem 3rem; }
+  section { padding: .9rem; }
+  img { min-width: 40rem; }
+  td:first-child, th:first-child { min-width: 7.5rem; max-width: 9.5rem; white-space: normal; overflow-wrap: anywhere; }
+}
+@media print { .tall { max-height: none; } }
+</style>
+</head>
+<body>
+<main>
+<h1>{{ comparison.name }}</h1>
+{% if comparison.description %}
+<p class="lead">{{ comparison.description }}</p>
+{% endif %}
+<p class="lead">{{ comparison.runs | length }} run{{ "" if comparison.runs | length == 1 else "s" }}:
+{{ states }}.</p>
+{% if goes_on %}
+<p class="warn" role="status">Not all runs have finished: the page shows what there is, and reloads itself every
+{{ refresh_seconds }} seconds.</p>
+{% endif %}
+{% if absent %}
+<section>
+<h2>Runs that have failed, or have not finished</h2>
+<div class="tall" tabindex="0" role="region" aria-label="Runs that have failed or have not finished">
+<table>
+<thead><tr><th>Run</th><th>State</th><th>Reason</th></tr></thead>
+<tbody>
+{% for name, state, reason in absent %}
+<tr><td>{{ name }}</td><td>{{ state }}</td><td class="wrap">{{ reason or "–" }}</td></tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+</section>
+{% endif %}
+
+{% for accuracy, costs in sheets %}
+<section>
+<h2>{{ accuracy.title }}</h2>
+{{ table(accuracy) }}
+<h3>{{ costs.title }}</h3>
+{{ table(costs) }}
+</section>
+{% endfor %}
+
+<section>
+<h2>What the numbers are</h2>
+<ul class="note">
+{% for note in notes %}
+<li>{{ note }}</li>
+{% endfor %}
+</ul>
+</section>
+
+<section>
+<h2>Accuracy</h2>
+{{ picture(plots.accuracy, "Mean accuracy over clients against rounds and against bytes, a line a method. " ~
+  in_words) }}
+<p class="note">Lines are means over seeds in the rounds that every seed has tested.</p>
+</section>
+
+{% if plots.gain %}
+<section>
+<h2>Gain of each client over training alone</h2>
+{{ picture(plots.gain, "Histograms of the clients' gains in accuracy over training alone. " ~ gains_in_words) }}
+<p class="note">To the left of the line are the clients that would do better alone.</p>
+</section>
+{% endif %}
+
+{% if grid %}
+<section>
+<h2>{{ grid.title }}</h2>
+{{ table(grid) }}
+</section>
+{% endif %}
+
+<section>
+<h2>Runs</h2>
+<div class="tall" tabindex="0" role="region" aria-label="Table of runs">
+<table class="sortable">
+<thead><tr><th>Run</th><th>Method</th><th>Setting</th>{% if comparison.has_grid %}<th>Point</th>{% endif %}
+<th class="number">Seed</th><th>State</th><th class="number">Mean, last</th><th>Learned nothing</th></tr></thead>
+<tbody>
+{% for run, link, accuracy, nothing in runs %}
+<tr><td>{% if link %}<a href="{{ link }}">{{ run.name }}</a>{% else %}{{ run.name }}{% endif %}</td>
+<td>{{ run.method }}</td><td>{{ run.setting }}</td>{% if comparison.has_grid %}<td>{{ run.point }}</td>{% endif %}
+<td class="number">{{ run.seed }}</td><td>{{ run.state }}, {{ run.progress }}</td>
+<td class="number">{{ accuracy }}</td><td class="wrap">{{ nothing }}</td></tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+</section>
+
+<section>
+<h2>Settings that differ</h2>
+{% if differences %}
+<div class="scroll">
+<table>
+<thead><tr><th>Key</th><th>Value</th><th>Of</th></tr></thead>
+<tbody>
+{% for difference in differences %}
+{% for value, names in difference["values"] %}
+<tr><td>{% if loop.first %}<code>{{ difference.key }}</code>{% endif %}</td>
+<td class="wrap"><code>{{ value }}</code></td><td class="wrap">{{ names }}</td></tr>
+{% endfor %}
+{% endfor %}
+</tbody>
+</table>
+</div>
+<p class="note">Besides seeds and names. A dash: these methods have no such key.</p>
+{% else %}
+<p>None, besides seeds and names.</p>
+{% endif %}
+<details>
+<summary>Settings in common</summary>
+<div class="scroll">
+<table>
+<tbody>
+{% for key, value in in_common.items() %}
+<tr><td><code>{{ key }}</code></td><td class="wrap"><code>{{ value }}</code></td></tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+</details>
+</section>
+</main>
+<script>
+// Sorts a table by the column whose head is clicked; a second click turns the order round.
+for (const table of document.querySelectorAll("table.sortable")) {
+  const body = table.tBodies[0];
+  const heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, column) => {
+    const numbers = head.classList.contains("number");
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...head.childNodes);
+    button.addEventListener("click", () => {
+      const descending = head.getAttribute("aria-sort") === "ascending";
+      const rows = [...body.rows].map((row) => {
+        const cell = row.cells[column];
+        const text = cell.textContent.trim();
+        return [numbers ? parseFloat(cell.dataset.number ?? text) : text, row];
+      });
+      rows.sort(([a], [b]) => {
+        if (numbers && (isNaN(a) || isNaN(b))) return isNaN(a) - isNaN(b);  // a dash is last in both orders
+        const order = numbers ? a - b : a.localeCompare(b, "en", { numeric: true });
+        return descending ? -order : order;
+      });
+      for (const [, row] of rows) body.append(row);
+      for (const each of heads) each.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", descending ? "descending" : "ascending");
+    });
+    head.append(button);
+  });
+}
+</script>
+</body>
+</html>
+"""
