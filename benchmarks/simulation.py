@@ -76,7 +76,8 @@ class PlainLoop:
 
     def __init__(self, data_dir: Path) -> None:
         self.config = load_config(SETTINGS | {"data-dir": str(data_dir)})
-        data, parts = divide(self.config, self.config.num_clients)
+        division = divide(self.config, self.config.num_clients)
+        data, parts = division.dataset, division.parts
         self.loaders = [
             (
                 DataLoader(Images(data.read_images(p.train), data.labels[p.train]), batch_size=64, shuffle=True),

@@ -23,13 +23,31 @@ def import_from_here() -> None:
 
 
 def from_here(config: Config) -> Config:
-    """The same settings with absolute paths, which start at the working folder: the apps run in another one."""
+    """The same settings as the apps need them, which run in another folder and are given a number of nodes.
+
+    Paths are absolute, from the working folder on, and `num-clients` is a number where it stands for all owners of
+    samples. Raises UserError for data that are not there or have no owners, and where too few would be trained.
+    """
     here = Path.cwd()
     data_path = here / Path(config.data_dir).expanduser()
     if config.data_dir != Config.data_dir and not _is_there(data_path):
         # Data that come with the project would be found all the same, and the typing error would go unseen.
         raise UserError(f"data-dir is {shown(config.data_dir)}, but there is no {shown(str(data_path))}.")
-    return dataclasses.replace(results_from_here(config), data_dir=str(data_path))
+    return _counted(dataclasses.replace(results_from_here(config), data_dir=str(data_path)))
+
+
+def _counted(config: Config) -> Config:
+    if config.num_clients:
+        return config
+    from common.data.simulation import count_owners
+
+    found = count_owners(config)
+    if config.held_out >= found:
+        raise UserError(
+            f"held-out is {config.held_out}, but must be below the number of clients: num-clients is 0, which takes "
+            f"the {found} owners of samples that there are."
+        )
+    return dataclasses.replace(config, num_clients=found)
 
 
 def results_from_here(config: Config) -> Config:
@@ -42,7 +60,7 @@ def results_from_here(config: Config) -> Config:
 def check(config: Config) -> None:
     """Find now what would fail in the middle of a start that takes half a minute. Raises UserError."""
     from client_app.site.simulated import check_models
-    from common.data.simulation import divide
+    from common.data.simulation import divide, forget_data_sets
     from common.device import resolve_device
 
     if config.num_nodes < config.min_clients:
@@ -58,8 +76,8 @@ def check(config: Config) -> None:
         raise UserError(f"results-dir is {shown(config.results_dir)}, but {error}.") from error
     check_is_new(config)
     resolve_device(config.device)
-    dataset, _ = divide(config, config.num_clients)
-    check_models(config, dataset)
+    check_models(config, divide(config, config.num_clients).dataset)
+    forget_data_sets()  # the apps open them in processes of their own
 
 
 def _is_there(path: Path) -> bool:

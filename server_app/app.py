@@ -11,13 +11,13 @@ from flwr.superlink.grid import InMemoryGrid
 
 from common.config import Config, load_run_config
 from common.config.batch import is_batch
-from common.data.partition import class_counts
 from common.data.simulation import divide, located
 from common.errors import UserError
 from server_app import batch
 from server_app.checkpoint import Checkpoint
 from server_app.client import Client
 from server_app.results import RunTracker
+from server_app.results.data import data_of, partition_of
 from server_app.rounds.bindings import Bindings
 from server_app.rounds.membership import wait_for_nodes
 from server_app.starting import begin_line, is_finished, opened, resume_after
@@ -77,15 +77,17 @@ def _serve(grid: Grid, config: Config, start: Checkpoint | None, simulated: bool
     at_least, within = (1, _SIMULATION_STARTS_WITHIN) if simulated else (config.min_clients, config.deadline)
     nodes = wait_for_nodes(grid, at_least, within)
     num_parts = config.num_parts(len(nodes))
-    dataset, parts = divide(config, num_parts) if simulated else (None, [])
-    config = located(config, dataset) if dataset else config
+    division = divide(config, num_parts) if simulated else None
+    config = located(config, division) if division else config
     keep = resume_after(config, start)
     if start and config.mode == "train":
         begin_line(config, start)
     tracker = RunTracker(run_dir, config.to_dict(), num_rounds=config.num_rounds, resume_after=keep)
-    if dataset:
-        counts = class_counts(dataset.labels, parts[: len(nodes)], dataset.num_classes)
-        tracker.set_class_counts({str(i): row.tolist() for i, row in enumerate(counts)}, dataset.class_names)
+    if division:
+        if division.left_out:
+            few, left_out = config.min_samples, division.left_out
+            log(INFO, "Owners left out since they have fewer than %d samples (min-samples): %d.", few, left_out)
+        tracker.set_data(data_of(division), partition_of(division, len(nodes)))
 
     def architecture_of(client: Client) -> str:
         return config.model_of(int(client.key), num_parts) if simulated else f"K = {client.num_params:,}"

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from common.config import load_config, parse_overrides
+from common.data.simulation import count_owners, divide
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -55,6 +56,20 @@ def test_the_plain_loop_is_compared_with_the_run_of_its_settings(benchmark_of):
     profile = settings["profile"]
     words = [f"{key}={value}" for key, value in settings.items() if key != "profile"]
     assert load_config({"profile": profile, **parse_overrides(words)}) == load_config(settings)
+
+
+def test_the_natural_clients_are_all_writers_of_a_file_that_can_be_divided(benchmark_of, tmp_path):
+    benchmark = benchmark_of("natural_clients")
+    sizes = benchmark.write_writers(tmp_path / "writers.npz")
+    config = load_config(benchmark.SETTINGS | {"data-dir": str(tmp_path / "writers.npz")})
+    assert count_owners(config) == len(sizes) == benchmark.NUM_CLIENTS
+    division = divide(config, len(sizes))
+    assert dict(zip(division.owners, map(total, division.parts), strict=True)) == sizes
+    assert division.dataset.num_classes == 62
+
+
+def total(part):
+    return len(part.train) + len(part.validation) + len(part.test)
 
 
 def test_the_demos_profile_is_a_consortium_of_four():

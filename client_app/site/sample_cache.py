@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable
 
 from client_app.samples import ImageSamples
 
-Splits = tuple[ImageSamples, ImageSamples]  # train and test
+Splits = tuple[ImageSamples, ImageSamples, ImageSamples]  # train, validation and test
 
 
 class SampleCache:

@@ -16,8 +16,7 @@ from client_app.site.sample_cache import SampleCache, Splits
 from client_app.site.site import GeneratedModel, Place, Site
 from common.config import Config
 from common.data.datasets import Dataset
-from common.data.partition import ClientIndices
-from common.data.simulation import divide
+from common.data.simulation import Division, divide_by, division_key
 from common.device import resolve_device
 from common.errors import UserError
 from common.methods import built_in
@@ -30,6 +29,8 @@ from common.variants import VARIANTS, Variant
 # Of samples a process. CIFAR-100 as a whole has 184 MB, so that with the usual data sets every client is decoded once
 # a process; of Tiny-ImageNet's 1.4 GB, times the number of worker processes, more would push out what trains.
 _SAMPLE_BYTES = 256 * 2**20
+# A process keeps so many divisions, each with the numbers of its samples: runs that are compared differ in a few seeds.
+_DIVISIONS = 8
 # A process keeps so many models, each with its initialisation and its anchor; more architectures than that take turns.
 _MODELS = 32
 
@@ -41,17 +42,20 @@ def simulated_site(config: Config, partition_id: int, num_nodes: int) -> Site:
     Raises UserError for data that is missing or cannot be divided so, and for layer patterns that do not fit.
     """
     num_parts = config.num_parts(num_nodes)
-    dataset, parts = _divided_dataset(config, num_parts)
+    key = division_key(config, num_parts)
+    division = _division(key)
+    dataset = division.dataset
     device = resolve_device(config.device)
     name = config.model_of(partition_id, num_parts)
     of_run = (dataset.image_shape, dataset.num_classes, config.seed, device)
-    train, test = _samples.get(
-        (config, num_parts, partition_id), partial(_read_samples, dataset, parts[partition_id], device)
+    train, validation, test = _samples.get(
+        (key, partition_id, device), partial(_read_samples, division, partition_id, device)
     )
     return Site(
         key=str(partition_id),
         personal=_shared_model("personal", *of_run, *_architecture(config, name)),
         train=train,
+        validation=validation if len(validation) else None,
         test=test,
         group=_group(name, config.seed),
         build_global=partial(_shared_model, "global", *of_run),
@@ -72,8 +76,8 @@ def check_models(config: Config, dataset: Dataset) -> None:
             raise UserError(f"model {name!r}: {error}") from error
 
 
-# One data set a worker process, however many clients it plays.
-_divided_dataset = lru_cache(maxsize=1)(divide)
+# By what they follow from: a process plays all clients of a run, and may play several runs that are compared.
+_division = lru_cache(maxsize=_DIVISIONS)(divide_by)
 
 _samples = SampleCache(_SAMPLE_BYTES)
 
@@ -123,12 +127,14 @@ def _privacy(config: Config) -> Privacy | None:
     return Privacy(noised.clipping_norm, noised.noise_multiplier, noised.privacy_delta, is_secret=False)
 
 
-def _read_samples(dataset: Dataset, part: ClientIndices, device: torch.device) -> Splits:
-    channels = dataset.image_shape[0]
-    mean = 255 * torch.tensor(dataset.mean, device=device).view(1, channels, 1, 1)
-    std = 255 * torch.tensor(dataset.std, device=device).view(1, channels, 1, 1)
+def _read_samples(division: Division, client: int, device: torch.device) -> Splits:
+    dataset, part = division.dataset, division.parts[client]
+    mean, std = (
+        255 * torch.tensor(values, device=device).view(1, -1, 1, 1)
+        for values in (division.normalisation.mean, division.normalisation.std)
+    )
 
     def read(indices: Tensor) -> ImageSamples:
         return ImageSamples(dataset.read_images(indices).to(device), dataset.labels[indices].to(device), mean, std)
 
-    return read(part.train), read(part.test)
+    return read(part.train), read(part.validation), read(part.test)

@@ -90,6 +90,7 @@ class Site:
     privacy: Privacy | None = None  # None: what is sent is not noised
     foreign_methods: frozenset[str] = frozenset()  # package.module:Class of what it takes part in beside our methods
     place: Place | None = None  # None: a real site, which decides for itself
+    validation: Samples | None = None  # held back from training, to choose settings on; None: nothing is
 
     @property
     def num_params(self) -> int:

@@ -6,6 +6,7 @@ The same keys serve YAML profiles, `[tool.flwr.app.config]`, `flwr run -c`, `mh-
 from common.config.loading import keys_with_help, load_config, load_run_config, parse_overrides
 from common.config.profiles import described_comparisons, described_methods, profiles
 from common.config.run import (
+    BY_CLIENT,
     DATASETS,
     DEFAULT_PROFILE,
     METHOD_SETTINGS,
@@ -19,6 +20,7 @@ from common.config.run import (
 )
 
 __all__ = [
+    "BY_CLIENT",
     "DATASETS",
     "DEFAULT_PROFILE",
     "METHOD_SETTINGS",

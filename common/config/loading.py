@@ -9,7 +9,16 @@ import yaml
 
 from common import methods
 from common.config.profiles import PROFILE_ONLY, Layer, canonical, method_layer, names, profile_layers, recorded
-from common.config.run import DATASETS, DEFAULT_PROFILE, METHOD_SETTINGS, RUN_NAME, RUN_OPTIONS, SITES, Config
+from common.config.run import (
+    BY_CLIENT,
+    DATASETS,
+    DEFAULT_PROFILE,
+    METHOD_SETTINGS,
+    RUN_NAME,
+    RUN_OPTIONS,
+    SITES,
+    Config,
+)
 from common.errors import UserError
 from common.methods import Halves
 from common.options import Option, Value
@@ -26,6 +35,9 @@ _COMPLETE = {key for key, option in RUN_OPTIONS.items() if option.default != ""}
 
 # No setting of a method can be called so.
 _RESERVED = {*RUN_OPTIONS, *PROFILE_ONLY, METHOD_SETTINGS}
+
+# How the data of simulated clients are split: a real site decides that for itself.
+_OF_SIMULATED_DATA = ("min-samples", "test-fraction", "validation-fraction")
 
 
 def load_config(overrides: Mapping[str, object], *, origin: str = "the command line") -> Config:
@@ -195,7 +207,8 @@ def _check_left_out(key: object, value: object, origin: str, method: Halves, str
 
 def _check_together(config: Config) -> None:
     """Raise UserError for settings that contradict each other."""
-    if config.held_out >= config.num_clients:
+    _check_division(config)
+    if config.num_clients and config.held_out >= config.num_clients:
         raise UserError(f"held-out is {config.held_out}, but must be below num-clients, which is {config.num_clients}.")
     if config.held_out_models and not config.held_out:
         raise UserError("held-out-models is set, but held-out is 0: say how many clients are held out.")
@@ -217,6 +230,26 @@ def _check_together(config: Config) -> None:
         raise UserError(
             f"dataset is empty: join profile {config.profile!r} to one that comes with a data set, such as "
             f"cifar100+{config.profile}, or set dataset to one of {', '.join(DATASETS)}."
+        )
+
+
+def _check_division(config: Config) -> None:
+    """Raise UserError for settings of a division that another setting leaves nothing to do."""
+    for key in _OF_SIMULATED_DATA:
+        value = getattr(config, snake(key))
+        if config.dataset == SITES and value != RUN_OPTIONS[key].default:
+            raise UserError(
+                f"{key} is {value:g}, but dataset is 'sites', and each site splits its own data: leave {key} out."
+            )
+    if config.num_clients == 0 and config.partition != BY_CLIENT:
+        raise UserError(
+            f"num-clients is 0, which stands for all owners of samples, but partition is {config.partition!r}: set "
+            f"num-clients to a number above 0, or partition to {BY_CLIENT}."
+        )
+    if config.min_samples and config.partition == "non-iid-1":
+        raise UserError(
+            f"min-samples is {config.min_samples}, but partition is 'non-iid-1', which gives every client its classes "
+            "once and has no draw to repeat: leave min-samples out, or choose another partition."
         )
 
 

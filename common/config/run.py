@@ -20,7 +20,8 @@ from common.variants import VARIANTS
 
 DEFAULT_PROFILE = "quickstart"
 MODES = ("train", "adapt")
-PARTITIONS = ("non-iid-1", "non-iid-2")
+BY_CLIENT = "by-client"  # the clients are the owners that the data set itself names
+PARTITIONS = ("non-iid-1", "non-iid-2", BY_CLIENT)
 SITES = "sites"  # each site of a deployment brings its own data
 DATASETS = ("fashion-mnist", "cifar10", "cifar100", "emnist-byclass", "tiny-imagenet", "parquet", "npz", SITES)
 MODELS = ("lenet", "vgg8", "resnet10", "resnet12", "resnet18", "mlp", "squeezenet1_0", "squeezenet1_1")
@@ -53,7 +54,13 @@ class Config:
     )
     seed: int = option(0, "all randomness follows from it", minimum=0, maximum=2**31 - 1, fixed="always")
     num_rounds: int = option(100, "communication rounds", minimum=1)
-    num_clients: int = option(10, "clients of a simulation", minimum=1, maximum=1_000_000, fixed="simulation")
+    num_clients: int = option(
+        10,
+        "clients of a simulation; 0 with partition by-client: all owners of samples",
+        minimum=0,
+        maximum=1_000_000,
+        fixed="simulation",
+    )
     participation: float = option(1.0, "share of the registered clients that train in a round", above=0, maximum=1)
 
     dataset: str = option(
@@ -64,11 +71,35 @@ class Config:
     )
     data_dir: str = option("data", "folder (or file) of the data set; a relative path starts at the working folder")
     partition: str = option(
-        "non-iid-1", "how the data set is divided among simulated clients", choices=PARTITIONS, fixed="simulation"
+        "non-iid-1",
+        "how the data set is divided among simulated clients; by-client: each owner of samples is one",
+        choices=PARTITIONS,
+        fixed="simulation",
     )
     classes_per_client: int = option(10, "classes that a client holds under non-iid-1", minimum=1, fixed="simulation")
     dirichlet_alpha: float = option(
         0.01, "concentration of the Dirichlet distribution of non-iid-2", above=0, fixed="simulation"
+    )
+    min_samples: int = option(
+        0,
+        "fewest samples of a client: by-client leaves out owners with fewer, non-iid-2 draws until all have as many; 0 "
+        "is no limit, and the paper's in non-iid-2",
+        minimum=0,
+        fixed="simulation",
+    )
+    test_fraction: float = option(
+        0.25,
+        "share of a simulated client's samples that it tests on, unless the data have a split of their own",
+        above=0,
+        maximum=0.9,
+        fixed="simulation",
+    )
+    validation_fraction: float = option(
+        0.0,
+        "share of a simulated client's training samples that is held back, to choose settings on",
+        minimum=0,
+        maximum=0.9,
+        fixed="simulation",
     )
     max_samples_per_class: int = option(
         0, "keep at most so many samples of a class; 0 keeps all", minimum=0, fixed="simulation"

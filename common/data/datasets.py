@@ -1,11 +1,11 @@
 """The labelled image data sets of section 4.1 of the paper, and a user's own images in Parquet or NumPy files.
 
-Opening a data set reads its labels; images are decoded only for the samples that are asked for, so that a partition
-costs no decoding and a client decodes its own share alone.
+Opening a data set reads its labels, and whose its samples are where the files say so; images are decoded only for the
+samples that are asked for, so that a partition costs no decoding and a client decodes its own share alone.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.data.normalisation import Normalisation
 from common.data.sources.base import ImageShape, ImageSource, Opened, Rows
 from common.data.sources.cifar import open_cifar
 from common.data.sources.idx import open_emnist, open_fashion_mnist
@@ -31,10 +32,29 @@ class Dataset:
     num_classes: int
     class_names: tuple[str, ...]
     image_shape: ImageShape  # after padding or resizing
-    mean: tuple[float, ...]  # [C], of pixels in 0..1
-    std: tuple[float, ...]  # [C], of pixels in 0..1
+    normalisation: Normalisation | None  # as published; None: to be measured on the images that are trained on
     source: ImageSource
     origin: Path  # of the labels
+    owners: Tensor | None = None  # [n] int64, places in `owner_names`; None: the files do not say
+    owner_names: tuple[str, ...] = ()  # in order; where samples were left out, some may have none left
+    is_test: Tensor | None = None  # [n] bool, the data's own split; None: they have none
+
+    def limited(self, max_samples_per_class: int, seed: int) -> "Dataset":
+        """The same with at most so many samples of each class, chosen at random; files and class names are shared.
+
+        Args:
+            max_samples_per_class: > 0; all are kept of a class that has fewer.
+            seed: of the choice, >= 0; no global random state is read or changed.
+        """
+        rows = _choose_of_each_class(self.labels.numpy(), max_samples_per_class, seed)
+        kept = torch.from_numpy(rows)
+        return replace(
+            self,
+            labels=self.labels[kept],
+            source=self.source.keep(rows),
+            owners=None if self.owners is None else self.owners[kept],
+            is_test=None if self.is_test is None else self.is_test[kept],
+        )
 
     def read_images(self, indices: Tensor) -> Tensor:
         """Decode these samples and no others; nothing is kept for the next call.
@@ -57,8 +77,8 @@ class DatasetInfo:
 
     num_classes: int | None
     image_shape: ImageShape | None
-    mean: tuple[float, ...] | None  # None: 0.5 a channel
-    std: tuple[float, ...] | None  # None: 0.25 a channel
+    mean: tuple[float, ...] | None  # None: measured
+    std: tuple[float, ...] | None  # None: measured
     opener: Callable[[Path | None, Path], Opened]  # data folder, project folder
 
 
@@ -80,17 +100,13 @@ DATASETS: dict[str, DatasetInfo] = {
 }
 
 
-def open_dataset(
-    name: str, data_dir: Path | None, *, project_dir: Path, max_samples_per_class: int = 0, seed: int = 0
-) -> Dataset:
+def open_dataset(name: str, data_dir: Path | None, *, project_dir: Path) -> Dataset:
     """Open a data set: find its files, read and check its labels.
 
     Args:
         name: a key of DATASETS.
         data_dir: the user's data folder, or the file itself for "parquet" and "npz"; None: none is set.
         project_dir: the folder that holds this project, whose data/fashion-mnist comes with it.
-        max_samples_per_class: > 0: keep so many of each class (all, where there are fewer), chosen at random.
-        seed: of that choice, >= 0; no global random state is read or changed.
 
     Raises:
         UserError: the name is unknown, files are missing or damaged, or labels do not fit the classes.
@@ -110,21 +126,18 @@ def open_dataset(
             f"{opened.origin}: sample {outside[0]} has label {labels[outside[0]]}, but must have {allowed}."
         )
 
-    source = opened.source
-    if max_samples_per_class > 0:
-        kept = _choose_of_each_class(labels, max_samples_per_class, seed)
-        labels, source = labels[kept], source.keep(kept)
-    channels = opened.image_shape[0]
     return Dataset(
         name=name,
         labels=torch.from_numpy(labels),
         num_classes=num_classes,
         class_names=opened.class_names or tuple(str(label) for label in range(num_classes)),
         image_shape=opened.image_shape,
-        mean=info.mean or (0.5,) * channels,
-        std=info.std or (0.25,) * channels,
-        source=source,
+        normalisation=Normalisation(info.mean, info.std) if info.mean and info.std else None,
+        source=opened.source,
         origin=opened.origin,
+        owners=None if opened.owners is None else torch.from_numpy(opened.owners),
+        owner_names=opened.owner_names,
+        is_test=None if opened.is_test is None else torch.from_numpy(opened.is_test),
     )
 
 

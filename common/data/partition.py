@@ -1,30 +1,23 @@
 """Division of a labelled data set among simulated clients: non-IID_1 and non-IID_2 of section 4.1 of the paper.
 
 non-IID_1 (quantity-based label imbalance): every client holds a fixed number of classes. non-IID_2 (distribution-based
-label imbalance): every class is spread over the clients by a Dirichlet draw. Both work on labels alone.
+label imbalance): every class is spread over the clients by a Dirichlet draw. Both work on labels alone; clients that
+the data themselves have are in `natural.py`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from common.data.splits import ClientIndices, Fractions
 from common.errors import UserError
 
 # CIFAR-100 with 200 clients and alpha 0.01 needs about 25,000 draws of under 1 ms; one that fails four times as long
 # needs other settings.
 MAX_DIRICHLET_DRAWS = 100_000
-
-
-@dataclass(frozen=True, eq=False)
-class ClientIndices:
-    """One client's samples, as rows of the data set, in random order."""
-
-    train: Tensor  # [n_train] int64
-    test: Tensor  # [n_test] int64
 
 
 def partition(
@@ -36,9 +29,10 @@ def partition(
     classes_per_client: int,
     dirichlet_alpha: float,
     min_samples: int,
+    fractions: Fractions,
     seed: int,
 ) -> list[ClientIndices]:
-    """Divide a data set among clients; each client's share is then split into 75 % train and 25 % test.
+    """Divide a data set among clients; each client's share is then split into what it trains and tests on.
 
     No sample goes to two clients. The result depends on the arguments alone, not on any global random state.
 
@@ -51,11 +45,12 @@ def partition(
             left out, and a client gets nothing of a class that has fewer samples than clients that drew it.
         dirichlet_alpha: non-iid-2: concentration, > 0; the smaller, the fewer clients share a class.
         min_samples: non-iid-2: the draw is repeated until every client has more than this many samples.
+        fractions: of each client's samples.
         seed: of every random choice, >= 0.
 
     Raises:
         UserError: the scheme is unknown, the division is impossible or was not found within MAX_DIRICHLET_DRAWS
-            draws, or a client got fewer than the 2 samples that a train and a test part need.
+            draws, or a client got fewer samples than the parts of a split need.
     """
     rng = np.random.default_rng(seed)
     by_class = [rng.permutation(np.flatnonzero(labels.numpy() == label)) for label in range(num_classes)]
@@ -68,21 +63,19 @@ def partition(
         raise UserError(f"partition is {scheme!r}, but must be 'non-iid-1' or 'non-iid-2'.")
 
     totals = counts.sum(axis=1)
-    if totals.min() < 2:
+    if totals.min() < fractions.parts:
         remedy = "raise classes-per-client" if scheme == "non-iid-1" else "raise dirichlet-alpha"
         raise UserError(
             f"partition {scheme!r} gives client {totals.argmin()} only {totals.min()} of {len(labels)} samples, but "
-            f"each of the {num_clients} clients needs 2, one to train and one to test: lower num-clients, {remedy}, "
-            "or use more samples (max-samples-per-class)."
+            f"each of the {num_clients} clients needs {fractions.parts}, {fractions.purposes}: lower num-clients, "
+            f"{remedy}, or use more samples (max-samples-per-class)."
         )
     ends = counts.cumsum(axis=0)  # [clients, classes]
     starts = ends - counts
     parts = []
     for client in range(num_clients):
         shares = [rows[start:end] for rows, start, end in zip(by_class, starts[client], ends[client], strict=True)]
-        rows = rng.permutation(np.concatenate(shares))
-        num_test = max(len(rows) // 4, 1)
-        parts.append(ClientIndices(torch.from_numpy(rows[num_test:].copy()), torch.from_numpy(rows[:num_test].copy())))
+        parts.append(fractions.split(rng.permutation(np.concatenate(shares))))
     return parts
 
 
@@ -96,7 +89,7 @@ def smallest_client_rule(dataset: str, num_clients: int) -> int:
 
 
 def class_counts(labels: Tensor, parts: Sequence[ClientIndices], num_classes: int) -> NDArray[np.int64]:
-    """Count each client's samples of each class, train and test together.
+    """Count each client's samples of each class, those of all its parts together.
 
     Args:
         labels: [n] int64, labels of the data set that `parts` divides.
@@ -106,7 +99,10 @@ def class_counts(labels: Tensor, parts: Sequence[ClientIndices], num_classes: in
     Returns:
         [clients, classes] int64.
     """
-    counts = [torch.bincount(labels[torch.cat([part.train, part.test])], minlength=num_classes) for part in parts]
+    counts = [
+        torch.bincount(labels[torch.cat([part.train, part.validation, part.test])], minlength=num_classes)
+        for part in parts
+    ]
     return torch.stack(counts).numpy()
 
 

@@ -12,9 +12,7 @@ Split = tuple[Tensor, Tensor]  # images [n, 1, 28, 28] float32 from -1 to 1, lab
 
 def load(classes: list[int], images_per_class: int, folder: str = "/data") -> tuple[Split, Split]:
     """Training and test images of a site's classes, three to one."""
-    dataset = open_dataset(
-        "fashion-mnist", Path(folder), project_dir=Path(folder), max_samples_per_class=images_per_class, seed=0
-    )
+    dataset = open_dataset("fashion-mnist", Path(folder), project_dir=Path(folder)).limited(images_per_class, seed=0)
     chosen = torch.isin(dataset.labels, torch.tensor(classes)).nonzero().flatten()
     # The project's own models take 32 x 32 with a border, the sites' models the images as they are.
     images, labels = dataset.read_images(chosen)[..., 2:-2, 2:-2] / 127.5 - 1, dataset.labels[chosen]

@@ -144,7 +144,7 @@ class Estimator:
 
 def _clients(config: Config) -> list[Client]:
     """The clients of a simulation, as the server will know them; only one of each architecture is built."""
-    _, parts = divide(config, config.num_parts(config.num_nodes))
+    parts = divide(config, config.num_parts(config.num_nodes)).parts
     half = config.halves.client
     method, asked = half(config.settings(half.Settings)), set(facts_asked(config))
     clients, alike = [], dict[str, Site]()

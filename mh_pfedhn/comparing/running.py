@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from common.config import Config
 from common.config.batch import write_runs
 from common.config.profiles import read_yaml
-from common.data.simulation import divide, located
+from common.data.simulation import divide, forget_data_sets, located
 from common.errors import UserError
 from common.files import WriteError, make_folder, write_text
 from common.text import shown
@@ -58,6 +58,7 @@ def check(plan: Plan) -> None:
             simulation.check(run.config)
     for run in plan.runs:
         _check_same(run)
+    forget_data_sets()  # the apps open them in processes of their own
 
 
 def finished(run: PlannedRun) -> bool:
@@ -223,5 +224,4 @@ def _located(config: Config) -> Config:
 
 @cache
 def _found(config: Config) -> str:
-    dataset, _ = divide(config, config.num_parts(config.num_nodes))
-    return located(config, dataset).data_dir
+    return located(config, divide(config, config.num_parts(config.num_nodes))).data_dir

@@ -1,33 +1,28 @@
-"""Draws a run: accuracy and loss, time and traffic, and which client holds what.
+"""Draws a run: accuracy and loss, time and traffic. Which client holds what is drawn in `partition_plot.py`.
 
 The object API of matplotlib throughout: pyplot keeps global state, and a server app runs in a thread.
 """
 
 import io
-import math
 from collections.abc import Sequence
 from itertools import cycle
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from server_app.results.drawing import INK as _INK
+from server_app.results.drawing import literal as _literal
+from server_app.results.drawing import new_figure as _figure
+from server_app.results.drawing import style as _style
 from server_app.results.formatting import byte_unit
 from server_app.results.reading import Run
 from server_app.results.record import PHASES
 
-_DPI = 160  # sharp in the 880 pixels that the page gives a plot
-_INK = "#1f2933"
-_GRID = "#e4e7eb"
 _BEST = "#f2c14e"
-# Its lightest colour is no white, which stands for none.
-_COUNTS = LinearSegmentedColormap.from_list("counts", ["#dbe7f5", "#8fb6dd", "#3b6fb6", "#12355f"])
 _COLOURS = (
     "#3b6fb6",
     "#d9722e",
@@ -197,70 +192,11 @@ def draw_costs(run: Run) -> Figure:
     return figure
 
 
-def draw_partition(partition: dict[str, Any]) -> Figure:
-    """How many samples of each class (columns) each client (rows) holds; a cell without any is white.
-
-    Colours follow the logarithm of the count: beside a class with thousands of samples one with ten is still seen.
-    """
-    clients = list(partition["clients"])
-    classes = [str(name) for name in partition["class-names"]]
-    counts = np.array([partition["clients"][client] for client in clients])
-    every_row_named = len(clients) <= 30
-    figure = _figure(height=1.6 + (0.3 * len(clients) if every_row_named else min(0.045 * len(clients), 10)))
-    axes = figure.subplots()
-    held = np.ma.masked_equal(counts, 0)
-    fewest, most = (int(held.min()), int(held.max())) if held.count() else (1, 1)
-    scale = LogNorm(fewest, max(most, 2 * fewest))  # a scale from a number to itself has no colours
-    image = axes.imshow(held, aspect="auto", interpolation="nearest", cmap=_COUNTS, norm=scale)
-    _style(axes, "Samples of each class that each client holds", "class", "client")
-    axes.grid(visible=False)
-    rows = range(0, len(clients), 1 if every_row_named else _tick_step(len(clients)))
-    axes.set_yticks(rows, [_literal(clients[index], 14) for index in rows])
-    columns = range(0, len(classes), 1 if len(classes) <= 24 else _tick_step(len(classes)))
-    labels = [_literal(classes[index], 14) for index in columns]
-    slanted = max(map(len, labels)) > 3
-    axes.set_xticks(columns, labels, rotation=45 if slanted else 0, ha="right" if slanted else "center")
-    if every_row_named and len(classes) <= 12:
-        for (row, column), count in np.ndenumerate(counts):
-            if count:
-                colour = "white" if scale(count) > 0.6 else _INK
-                axes.text(column, row, f"{count:,}", ha="center", va="center", fontsize=8, color=colour)
-    bar = figure.colorbar(
-        image, ax=axes, label="samples", fraction=0.05, pad=0.02, aspect=20 if every_row_named else 40
-    )
-    ticks = _count_ticks(fewest, most)
-    bar.set_ticks(ticks, labels=[f"{tick:,}" for tick in ticks])
-    bar.minorticks_off()
-    return figure
-
-
 def png(figure: Figure) -> bytes:
     """Return the figure as a file of that format."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
-
-
-def _figure(height: float) -> Figure:
-    figure = Figure(figsize=(6.6, height), dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _literal(text: str, limit: int = 24) -> str:
-    """Shorten a name for a plot and keep its dollar signs from starting a formula."""
-    shortened = text if len(text) <= limit else text[: limit - 1] + "…"
-    return shortened.replace("$", r"\$")
-
-
-def _style(axes: Axes, title: str, x_label: str, y_label: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK)
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    axes.grid(color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=9.5)
 
 
 def _style_rounds(axes: Axes, run: Run) -> None:
@@ -273,17 +209,3 @@ def _values(run: Run, key: str) -> tuple[list[int], list[float]]:
     """Return the rounds that have a value of `key`, and the values."""
     lines = [line for line in run.metrics if line.get(key) is not None]
     return [line["round"] for line in lines], [line[key] for line in lines]
-
-
-def _count_ticks(fewest: int, most: int) -> list[int]:
-    """The two ends of a logarithmic scale, and round numbers that are not too near to them."""
-    factors = (1, 2, 5) if most <= 1000 * fewest else (1,)
-    between = [factor * 10**power for power in range(len(str(most))) for factor in factors]
-    return [fewest, *(tick for tick in between if 1.3 * fewest < tick < most / 1.3), *([most] if most > fewest else [])]
-
-
-def _tick_step(count: int) -> int:
-    """Return the round number that leaves at most 25 ticks of `count` rows."""
-    step = math.ceil(count / 25)
-    magnitude: int = 10 ** (len(str(step)) - 1)
-    return next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= step)

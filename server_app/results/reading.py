@@ -29,6 +29,7 @@ class ClientRow:
     architecture: str
     num_params: int
     chunks: int | None  # None where the method has none
+    owner: str = ""  # of its samples, where they have owners: a writer, a hospital
     train_samples: int | None = None
     test_samples: int | None = None
     last_accuracy: float | None = None
@@ -94,6 +95,11 @@ class Run:
     def has_known_clients(self) -> bool:
         """Whether some clients are known, as in an adapt run; numbers then speak of the new ones, if not said else."""
         return any(row.known for row in self.clients)
+
+    @property
+    def has_owners(self) -> bool:
+        """Whether the clients are owners of samples, with names."""
+        return any(row.owner for row in self.clients)
 
     @property
     def has_chunks(self) -> bool:
@@ -248,7 +254,7 @@ def read_clients(path: Path) -> list[ClientRow]:
                 values["known"] = row["known"] == "true"
                 continue
             text = row[kebab(field.name)]
-            if field.name in ("client", "architecture"):
+            if field.name in ("client", "architecture", "owner"):
                 values[field.name] = text
             elif field.name.endswith("_accuracy") or field.name in ("epsilon", "delta"):
                 values[field.name] = float(text) if text else None

@@ -6,14 +6,15 @@ Works on a run that is still going on, and on one that died: nothing is read but
 import base64
 from collections import Counter
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import jinja2
 
 from common.files import write_bytes, write_text
 from server_app.results.formatting import format_bytes, format_count, format_decimals, format_duration
-from server_app.results.plots import draw_costs, draw_curves, draw_partition, png
+from server_app.results.partition_plot import draw_partition, shows_classes
+from server_app.results.plots import draw_costs, draw_curves, png
 from server_app.results.reading import Run, read_run
 from server_app.results.record import PHASES
 from server_app.results.template import TEMPLATE
@@ -44,7 +45,9 @@ def write_report(run_dir: Path) -> Path:
         headline=run.headline() | (run.summary or {}),
         curves=curves,
         costs=png(draw_costs(run)),
-        heat_map=png(draw_partition(run.partition)) if run.partition else None,
+        partition_picture=png(draw_partition(run.partition)) if run.partition else None,
+        shows_classes=run.partition is not None and shows_classes(run.partition),
+        sizes=_sizes(run.partition) if run.partition else "",
         mean_seconds={phase: fmean(line["seconds"][phase] for line in run.metrics) for phase in (*PHASES, "total")},
         failures=_failures_by_reason(run),
         capped=_capped_clients(run),
@@ -109,6 +112,15 @@ def _privacy_sentence(headline: dict[str, Any]) -> str:
         f"differential privacy of all deltas sent: epsilon {headline['epsilon']:.4g}, delta {headline['delta']:g} "
         f"(client {headline['epsilon-client']}, the worst of {headline['noised-clients']} clients that add noise; "
         f"{headline['clients']} in all)"
+    )
+
+
+def _sizes(partition: dict[str, Any]) -> str:
+    """How the samples are spread over clients, in a sentence."""
+    totals = sorted(sum(size.values()) for size in partition["sizes"].values())
+    return (
+        f"{sum(totals):,} samples; the smallest client has {totals[0]:,}, the largest {totals[-1]:,}, "
+        f"the median {median(totals):,.0f}."
     )
 
 

@@ -145,7 +145,9 @@ samples. Best rounds are chosen on these same test samples.
 <h2>Clients</h2>
 <div class="scroll tall" tabindex="0" role="region" aria-label="Table of clients">
 <table class="sortable">
-<thead><tr><th>Client</th><th>Architecture</th>{% if has_known %}<th>Known or new</th>{% endif %}
+<thead><tr><th>Client</th>{% if run.has_owners %}<th>Owner</th>{% endif %}
+
+<th>Architecture</th>{% if has_known %}<th>Known or new</th>{% endif %}
 <th class="number">Last accuracy</th>
 <th class="number">Best accuracy</th><th class="number">Best round</th><th class="number">Rounds trained</th>
 <th class="number">Failures</th><th class="number">Train samples</th><th class="number">Test samples</th>
@@ -155,7 +157,9 @@ samples. Best rounds are chosen on these same test samples.
 {% if "epsilon" in headline %}<th class="number">Epsilon</th>{% endif %}</tr></thead>
 <tbody>
 {% for row in run.clients %}
-<tr><td>{{ row.client }}</td><td>{{ row.architecture }}</td>
+<tr><td>{{ row.client }}</td>{% if run.has_owners %}<td>{{ row.owner | truncate(40) }}</td>{% endif %}
+
+<td>{{ row.architecture }}</td>
 {% if has_known %}<td>{{ "known" if row.known else "new" }}</td>{% endif %}
 
 <td class="number">{{ row.last_accuracy | accuracy }}</td>
@@ -181,12 +185,17 @@ clients, which cut:
 {% endif %}
 </section>
 
-{% if heat_map %}
+{% if partition_picture %}
 <section>
 <h2>Partition</h2>
-<div class="scroll"><img src="{{ heat_map | image }}" alt="Heat map of the number of samples of each class that each
-client holds: {{ run.partition["clients"] | length }} clients,
-{{ run.partition["class-names"] | length }} classes."></div>
+<div class="scroll"><img src="{{ partition_picture | image }}" alt="
+{%- if shows_classes -%}
+Heat map of the number of samples of each class that each client holds:
+{%- else -%}
+Number of samples of each client, the largest first, by what they are for:
+{%- endif %}
+ {{ run.partition["clients"] | length }} clients, {{ run.partition["class-names"] | length }} classes."></div>
+<p class="note">{{ sizes }}</p>
 </section>
 {% endif %}
 

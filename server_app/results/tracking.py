@@ -76,6 +76,7 @@ class RunTracker:
         self._config = dict(config)
         self._clock = clock
         self._rows: dict[str, ClientRow] = {}
+        self._owners: dict[str, str] = {}  # by client, where the data of a simulation name them
         self._round_seconds: deque[float] = deque(maxlen=_RECENT_ROUNDS)
         self._next_drawing = -math.inf
         self._metrics = run_dir / "metrics.jsonl"
@@ -98,17 +99,22 @@ class RunTracker:
         `chunks` is None for methods without chunks. `architecture` is the label under which the plots group clients;
         `known` says that the client is in the checkpoint that an adapt run started from (paper, section 4.4).
         """
-        row = self._rows[key] = ClientRow(key, architecture, num_params, chunks, known=known)
+        owner = self._owners.get(key, "")
+        row = self._rows[key] = ClientRow(key, architecture, num_params, chunks, owner, known=known)
         if key in self._earlier_rows:
             row.train_samples = self._earlier_rows[key].train_samples
             row.test_samples = self._earlier_rows[key].test_samples
         for line in self._earlier:
             _count(row, line)
 
-    def set_class_counts(self, counts: Mapping[str, Sequence[int]], class_names: Sequence[str]) -> None:
-        """Write `partition.json`: how many samples of each class each client holds. Only a simulation knows this."""
-        content = {"class-names": list(class_names), "clients": {key: list(row) for key, row in counts.items()}}
-        self._write_json("partition.json", content)
+    def set_data(self, data: Mapping[str, Any], partition: Mapping[str, Any]) -> None:
+        """Write `data.json` and `partition.json`, which only a simulation knows; call it before clients are added.
+
+        What they hold is in `data.py`. The names of owners go into the rows of their clients.
+        """
+        self._owners = dict(partition.get("owners", {}))
+        self._write_json("data.json", data)
+        self._write_json("partition.json", partition)
 
     def log_round(self, record: RoundRecord) -> None:
         """Append the round to `metrics.jsonl` and the event files, and redraw the report if it is due.

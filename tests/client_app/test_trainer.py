@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import own_method
 import pytest
@@ -768,9 +768,11 @@ def test_the_personal_model_loads_in_plain_pytorch_and_is_as_good_as_reported(ru
 
     model = build_model(architecture, SHAPE, CLASSES, seed=77)  # another seed: all must come from the file
     model.load_state_dict(torch.load(stored(config, 1) / "personal-model.pt", weights_only=True))
-    dataset, parts = divide(load_config(config), NUM_CLIENTS)
-    images = (dataset.read_images(parts[1].test).float() / 255 - 0.5) / 0.25
-    labels = dataset.labels[parts[1].test]
+    division = divide(load_config(config), NUM_CLIENTS)
+    dataset, test = division.dataset, division.parts[1].test
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in astuple(division.normalisation))
+    images = (dataset.read_images(test).float() / 255 - mean) / std
+    labels = dataset.labels[test]
     with torch.no_grad():
         logits = model.eval()(images)
     assert reported.correct == int((logits.argmax(1) == labels).sum())

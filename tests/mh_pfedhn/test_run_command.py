@@ -5,6 +5,7 @@ import signal
 import subprocess
 
 import pytest
+from writers import write
 
 from common.config import load_config, parse_overrides
 from common.text import shown
@@ -203,6 +204,34 @@ def test_held_out_clients_have_no_node_until_they_are_adapted_to():
     assert supernodes("num-clients=5") == "5"
     assert supernodes(*five) == "3"
     assert supernodes(*five, "mode=adapt", "resume=before") == "5"
+
+
+@pytest.fixture
+def by_writer(tmp_path):
+    """Settings of a run by-client on the data of six writers, who have 5, 12, 19, 26, 33 and 40 samples."""
+    path = write().write_npz(tmp_path / "writers.npz", "owners")
+    return ["dataset=npz", f"data-dir={path}", "partition=by-client"]
+
+
+def test_no_number_of_clients_stands_for_all_owners(started, by_writer):
+    assert started("-c", *by_writer, "num-clients=0").num_clients == 6
+    assert started("-c", *by_writer, "num-clients=0", "min-samples=13").num_clients == 4
+    config = started("-c", *by_writer, "num-clients=0", "held-out=2")
+    assert (config.num_clients, config.num_nodes) == (6, 4)
+    assert started("-c", *by_writer, "num-clients=3").num_clients == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["num-clients=7"], "There cannot be 7 clients: "),
+        (["num-clients=0", "held-out=6"], "held-out is 6, but must be below the number of clients: num-clients is 0, "),
+        (["num-clients=0", "min-samples=41"], "min-samples is 41, but the largest owner in "),
+        (["num-clients=0", "min-samples=40"], "1 clients take part (num-clients less held-out), but min-clients is 2"),
+    ],
+)
+def test_owners_that_are_too_few_are_found_before_anything_starts(complaint, by_writer, settings, message):
+    assert complaint("run", "-c", *by_writer, *settings).startswith(message)
 
 
 # How it ends

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from fresh_process import new_process
 from in_process import InProcessGrid
 from playing import (
@@ -31,6 +32,7 @@ from playing import (
     timeless,
     told,
 )
+from writers import write
 
 from common import protocol
 from common.config import load_config
@@ -42,6 +44,7 @@ from common.schema import Array, Vector
 from server_app import checkpoint
 from server_app.app import serve
 from server_app.methods.base import Exchange, Method
+from server_app.results.reading import read_clients
 
 pytestmark = pytest.mark.usefixtures("clock", "_no_drawing", "_new_process")
 
@@ -429,6 +432,33 @@ def test_a_simulation_leaves_all_files_of_a_run(run_config, method):
     assert [bool(each) for each in chunks] == [method.startswith("mh-pfedhn")] * 4  # empty where there are none
     partition = json.loads((folder / "partition.json").read_text())
     assert set(partition["clients"]) == set("0123")
+    assert "owners" not in partition
+    rows = [dict(zip(table[0].split(","), row.split(","), strict=True)) for row in table[1:]]
+    for row in rows:
+        size = partition["sizes"][row["client"]]
+        assert (row["train-samples"], row["test-samples"]) == (str(size["train"]), str(size["test"]))
+        assert sum(partition["clients"][row["client"]]) == sum(size.values())
+    data = json.loads((folder / "data.json").read_text())
+    assert (data["image-shape"], data["num-classes"], data["class-names"]) == ([3, 8, 8], 4, list("0123"))
+    assert len(data["mean"]) == len(data["std"]) == 3
+
+
+def test_writers_are_clients_whose_sizes_and_names_are_those_of_the_file(run_config, tmp_path, caplog):
+    written = write()
+    path = written.write_npz(tmp_path / "writers.npz", "owners")
+    settings = settings_for(run_config, data_dir=str(path), partition="by-client", num_clients=0, min_samples=10)
+    grid = InProcessGrid(honest, 5, settings)
+    config = load_config(settings)
+    serve(grid, config, simulated=True)
+    folder = config.results_path / "run"
+    rows = read_clients(folder / "clients.csv")
+    sizes = {row.owner: (row.train_samples or 0) + (row.test_samples or 0) for row in rows}
+    assert sizes == {name: size for name, size in written.sizes.items() if size >= 10}
+    partition = json.loads((folder / "partition.json").read_text())
+    assert partition["owners"] == {row.client: row.owner for row in rows}
+    assert "Owners left out since they have fewer than 10 samples (min-samples): 1." in caplog.text
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (settings["num-clients"], settings["min-samples"], settings["partition"]) == (5, 10, "by-client")
 
 
 # Cohorts --------------------------------------------------------------------------------------------------------------

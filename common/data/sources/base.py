@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from common.errors import UserError
+from common.text import shown
 
 Rows = NDArray[np.int64]
 ImageShape = tuple[int, int, int]  # channels, height, width
@@ -27,6 +28,9 @@ class ImageSource(Protocol):
     def keep(self, rows: Rows) -> "ImageSource":
         """Return the source of these rows alone, renumbered from 0."""
 
+    def once(self) -> "ImageSource":
+        """Return a source of the same rows for one reading, which keeps nothing of the files in memory."""
+
 
 @dataclass(frozen=True, eq=False)
 class Opened:
@@ -37,27 +41,82 @@ class Opened:
     image_shape: ImageShape
     source: ImageSource
     origin: Path  # of the labels
+    owners: Rows | None = None  # [n], places in `owner_names`; None if the files do not say whose a sample is
+    owner_names: tuple[str, ...] = ()
+    is_test: NDArray[np.bool_] | None = None  # [n]; None if the files have no split of their own
 
 
 @dataclass(frozen=True, eq=False)
 class ArrayImages:
     """Images that are in memory, or mapped into it, as they are stored."""
 
-    pixels: NDArray[np.uint8]  # [n, H, W, C]
+    pixels: NDArray[np.uint8]  # [all, H, W, C]
     finish: Callable[[Tensor], Tensor]  # to the final size; a named function, so that a data set can be pickled
+    rows: Rows | None = None  # [n], of `pixels`; None: all of them. No copy: sources with other rows share the pixels
 
     def read(self, rows: Rows) -> Tensor:
         """See ImageSource."""
-        return self.finish(torch.from_numpy(np.ascontiguousarray(self.pixels[rows].transpose(0, 3, 1, 2))))
+        wanted = rows if self.rows is None else self.rows[rows]
+        return self.finish(torch.from_numpy(np.ascontiguousarray(self.pixels[wanted].transpose(0, 3, 1, 2))))
 
     def keep(self, rows: Rows) -> "ArrayImages":
         """See ImageSource."""
-        return ArrayImages(self.pixels[rows], self.finish)
+        return replace(self, rows=rows if self.rows is None else self.rows[rows])
+
+    def once(self) -> "ArrayImages":
+        """See ImageSource."""
+        return self
 
 
 def as_stored(images: Tensor) -> Tensor:
     """For images that have their final size."""
     return images
+
+
+def numbered_owners(values: NDArray[Any], where: str) -> tuple[Rows, tuple[str, ...]]:
+    """Number the owners of samples, given as text or whole numbers [n].
+
+    Returns:
+        [n] int64, and the owners' names in order: that of the alphabet, or of the numbers.
+
+    Raises UserError, which begins with `where`, for what names no owner.
+    """
+    if values.dtype.kind not in "iuUS":
+        raise UserError(f"{where} is {values.dtype}, but must be text or whole numbers, one a sample.")
+    names, owners = np.unique(values, return_inverse=True)
+    texts = _texts(names, where)
+    if "" in texts:
+        sample = int(np.flatnonzero(owners == texts.index(""))[0])
+        raise UserError(f"{where} is empty for sample {sample}, but must say whose each sample is.")
+    return owners.reshape(-1).astype(np.int64), texts
+
+
+def read_split(values: NDArray[Any], where: str) -> NDArray[np.bool_]:
+    """Read the data's own split, [n]: the texts train and test, or true (1) for a test sample, false (0) for another.
+
+    Raises UserError, which begins with `where`, for a value that is neither.
+    """
+    if values.dtype.kind == "b":
+        return values
+    if values.dtype.kind not in "iuUS":
+        raise UserError(f"{where} is {values.dtype}, but must be text (train or test), or test flags (true or false).")
+    names, places = np.unique(values, return_inverse=True)
+    meaning = {"train": False, "test": True, "0": False, "1": True}
+    texts = _texts(names, where)
+    for place, text in enumerate(texts):
+        if text not in meaning:
+            sample = int(np.flatnonzero(places == place)[0])
+            raise UserError(
+                f"{where} of sample {sample} is {shown(text)}, but must be train or test, or 0 (train) or 1 (test)."
+            )
+    return np.array([meaning[text] for text in texts], dtype=np.bool_)[places.reshape(-1)]
+
+
+def _texts(values: NDArray[Any], where: str) -> tuple[str, ...]:
+    try:
+        return tuple(value.decode() if isinstance(value, bytes) else str(value) for value in values.tolist())
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where} holds text that is not UTF-8: save it as text, not as bytes.") from error
 
 
 def missing(name: str, wanted: str, places: Sequence[Path], remedy: str) -> UserError:

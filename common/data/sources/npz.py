@@ -6,12 +6,24 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data.sources.base import ArrayImages, Opened, as_stored, files_at, missing
+from common.data.sources.base import (
+    ArrayImages,
+    Opened,
+    Rows,
+    as_stored,
+    files_at,
+    missing,
+    numbered_owners,
+    read_split,
+)
 from common.errors import UserError
 
 
 def open_npz(data_dir: Path | None, project_dir: Path) -> Opened:
-    """Arrays `images`, uint8 [n, H, W] or [n, H, W, C], and `labels`, whole numbers [n]."""
+    """Arrays `images`, uint8 [n, H, W] or [n, H, W, C], and `labels`, whole numbers [n].
+
+    Beside them there may be `owners` [n], whose each sample is, and `split` [n], which samples are for testing.
+    """
     files = files_at(data_dir, ".npz")
     remedy = "set data-dir to a .npz file with the arrays images and labels"
     if not files:
@@ -22,10 +34,10 @@ def open_npz(data_dir: Path | None, project_dir: Path) -> Opened:
     path = files[0]
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("images", "labels") if name in file.files}
+            arrays = {name: file[name] for name in ("images", "labels", "owners", "split") if name in file.files}
     except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read as .npz without pickled objects ({error}).") from error
-    if len(arrays) < 2:
+    if not {"images", "labels"} <= arrays.keys():
         raise UserError(f"{path} holds the arrays {', '.join(file.files)}, but must hold images and labels.")
     images, labels = arrays["images"], arrays["labels"]
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
@@ -34,7 +46,26 @@ def open_npz(data_dir: Path | None, project_dir: Path) -> Opened:
         )
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
         raise UserError(f"{path}: labels is {labels.dtype} {list(labels.shape)}, but must be integers [{len(images)}].")
+    for name in ("owners", "split"):
+        if name in arrays and arrays[name].shape != images.shape[:1]:
+            raise UserError(
+                f"{path}: {name} is {arrays[name].dtype} {list(arrays[name].shape)}, but must be one value a sample, "
+                f"[{len(images)}]."
+            )
     if images.ndim == 3:
         images = images[..., None]
     height, width, channels = images.shape[1:]
-    return Opened(labels, (), (channels, height, width), ArrayImages(images, as_stored), path)
+    owners: Rows | None = None
+    owner_names: tuple[str, ...] = ()
+    if "owners" in arrays:
+        owners, owner_names = numbered_owners(arrays["owners"], f"{path}: owners")
+    return Opened(
+        labels,
+        (),
+        (channels, height, width),
+        ArrayImages(images, as_stored),
+        path,
+        owners,
+        owner_names,
+        read_split(arrays["split"], f"{path}: split") if "split" in arrays else None,
+    )

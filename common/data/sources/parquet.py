@@ -1,4 +1,6 @@
-"""A user's own encoded images in Parquet files, with columns `image` and `label`, as Hugging Face stores them."""
+"""A user's own encoded images in Parquet files, with columns `image` and `label`, as Hugging Face stores them, and
+`client` and `split` where the samples have owners and a split of their own.
+"""
 
 import io
 from collections.abc import Sequence
@@ -12,8 +14,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from common.data.sources.base import ImageShape, Opened, Rows, decode_image, files_at, missing
+from common.data.sources.base import (
+    ImageShape,
+    Opened,
+    Rows,
+    decode_image,
+    files_at,
+    missing,
+    numbered_owners,
+    read_split,
+)
 from common.errors import UserError
+
+_FURTHER = ("client", "split")  # columns that files may have, in this order
 
 
 @dataclass(frozen=True)
@@ -29,8 +42,8 @@ class _ParquetImages:
     group_starts: Rows  # [groups], over all files
     rows: Rows  # [n], over all files
     image_shape: ImageShape
-    # Row group -> its column of encoded images, kept once read: a worker decodes for many clients.
-    columns: dict[_RowGroup, Any] = field(default_factory=dict)
+    # Row group -> its column of encoded images, kept once read: a worker decodes for many clients. None: not kept.
+    columns: dict[_RowGroup, Any] | None = field(default_factory=dict)
 
     def read(self, rows: Rows) -> Tensor:
         channels, height, width = self.image_shape
@@ -49,12 +62,16 @@ class _ParquetImages:
     def keep(self, rows: Rows) -> "_ParquetImages":
         return replace(self, rows=self.rows[rows])
 
+    def once(self) -> "_ParquetImages":
+        return replace(self, columns=None)
+
     def _encoded(self, group: _RowGroup, rows: Rows) -> list[bytes]:
         import pyarrow
 
-        if group not in self.columns:
-            self.columns[group] = _read_column(group)
-        return [_encoded_bytes(value) for value in self.columns[group].take(pyarrow.array(rows)).to_pylist()]
+        kept = {} if self.columns is None else self.columns
+        if group not in kept:
+            kept[group] = _read_column(group)
+        return [_encoded_bytes(value) for value in kept[group].take(pyarrow.array(rows)).to_pylist()]
 
     def _pixels(self, encoded: bytes, where: str) -> NDArray[np.uint8]:  # [H, W, C]
         image = decode_image(io.BytesIO(encoded), where)
@@ -95,7 +112,11 @@ def _encoded_bytes(value: Any) -> bytes:
 
 
 def open_parquet(data_dir: Path | None, project_dir: Path) -> Opened:
-    """One file or all of a folder; `classes` in their metadata may name the classes, separated by commas."""
+    """One file or all of a folder; `classes` in their metadata may name the classes, separated by commas.
+
+    Beside image and label there may be the columns `client`, whose each sample is, and `split`, which samples are for
+    testing.
+    """
     import pyarrow
     import pyarrow.parquet
 
@@ -106,18 +127,28 @@ def open_parquet(data_dir: Path | None, project_dir: Path) -> Opened:
     groups: list[_RowGroup] = []
     group_sizes: list[int] = []
     labels: list[NDArray[np.integer[Any]]] = []
+    beside: dict[str, list[NDArray[Any]]] = {}  # the values of further columns, by file
     class_names: tuple[str, ...] | None = None
     for path in paths:
         try:
             with pyarrow.parquet.ParquetFile(path) as file:
                 schema = file.schema_arrow
                 _check_parquet_columns(schema, path)
-                label_column = file.read(columns=["label"]).column("label")
+                further = [name for name in _FURTHER if name in schema.names]
+                table = file.read(columns=["label", *further])
                 sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
         except (OSError, pyarrow.ArrowException) as error:
             raise UserError(f"{path} cannot be read as Parquet ({error}).") from error
-        if label_column.null_count:
-            raise UserError(f"{path} has {label_column.null_count} empty values in column label: each row needs one.")
+        for name in ("label", *further):
+            if empty := table.column(name).null_count:
+                raise UserError(f"{path} has {empty} empty values in column {name}: each row needs one.")
+        if path != paths[0] and further != list(beside):
+            raise UserError(
+                f"{path} has the columns {', '.join(schema.names)}, but {paths[0]} has others: client and split must "
+                "be in all files or in none."
+            )
+        for name in further:
+            beside.setdefault(name, []).append(_values_of(table.column(name), f"{path}: column {name}"))
         stored_names = (schema.metadata or {}).get(b"classes", b"").decode()
         names = tuple(stored_names.split(",")) if stored_names else ()
         if class_names is not None and names != class_names:
@@ -126,13 +157,32 @@ def open_parquet(data_dir: Path | None, project_dir: Path) -> Opened:
         first_rows = np.cumsum([0, *sizes])
         groups.extend(_RowGroup(path, number, int(first_rows[number])) for number in range(len(sizes)))
         group_sizes.extend(sizes)
-        labels.append(label_column.to_numpy())
+        labels.append(table.column("label").to_numpy())
     all_labels = np.concatenate(labels)
     group_starts = np.cumsum([0, *group_sizes], dtype=np.int64)[:-1]
     rows = np.arange(len(all_labels), dtype=np.int64)
     image_shape = _first_image_shape([path for path, part in zip(paths, labels, strict=True) if len(part)])
     source = _ParquetImages(groups, group_starts, rows, image_shape)
-    return Opened(all_labels, class_names or (), image_shape, source, data_dir)
+    owners: Rows | None = None
+    owner_names: tuple[str, ...] = ()
+    if "client" in beside:
+        owners, owner_names = numbered_owners(np.concatenate(beside["client"]), f"{data_dir}: column client")
+    is_test = read_split(np.concatenate(beside["split"]), f"{data_dir}: column split") if "split" in beside else None
+    return Opened(all_labels, class_names or (), image_shape, source, data_dir, owners, owner_names, is_test)
+
+
+def _values_of(column: Any, where: str) -> NDArray[Any]:  # [n] text, whole numbers, or flags
+    import pyarrow
+
+    types = pyarrow.types
+    if types.is_dictionary(column.type):  # how pandas writes a category
+        column = column.cast(column.type.value_type)
+    if types.is_string(column.type) or types.is_large_string(column.type):
+        return np.array(column.to_pylist(), dtype=np.str_)
+    if types.is_integer(column.type) or types.is_boolean(column.type):
+        values: NDArray[Any] = column.to_numpy()
+        return values
+    raise UserError(f"{where} is {column.type}, but must be text, whole numbers or, of a split, test flags.")
 
 
 def _check_parquet_columns(schema: Any, path: Path) -> None:

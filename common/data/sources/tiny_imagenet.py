@@ -29,6 +29,9 @@ class _TinyImages:
     def keep(self, rows: Rows) -> "_TinyImages":
         return _TinyImages([self.paths[row] for row in rows])
 
+    def once(self) -> "_TinyImages":
+        return self
+
 
 def open_tiny_imagenet(data_dir: Path | None, project_dir: Path) -> Opened:
     """The training images, resized to 32 x 32; classes in the order of wnids.txt."""

@@ -30,13 +30,13 @@ class Reader:
         """The clients among these that were read."""
         self.read.clear()
         for client in clients:
-            train, test = self.cache.get(client, lambda client=client: self._read(client))
-            assert (len(train), len(test)) == (self.sizes[client] - 1, 1)
+            train, validation, test = self.cache.get(client, lambda client=client: self._read(client))
+            assert (len(train), len(validation), len(test)) == (self.sizes[client] - 2, 1, 1)
         return "".join(self.read)
 
     def _read(self, client):
         self.read.append(client)
-        return split_of(self.sizes[client] - 1), split_of(1)
+        return split_of(self.sizes[client] - 2), split_of(1), split_of(1)
 
 
 def test_what_fits_is_read_once():

@@ -21,11 +21,13 @@ from asking import (
     trainer,
 )
 from fresh_process import new_process
+from writers import write
 
 from client_app.site import simulated
 from client_app.site.simulated import simulated_site
 from client_app.site.site import Place
 from common.config import load_config
+from common.data.sources.base import ArrayImages
 from common.models import build_model
 from common.params import ParameterVector
 
@@ -233,6 +235,65 @@ def test_samples_are_read_once_a_process_while_they_fit(run_config):
     first, again = simulated_site(config, 0, 4), simulated_site(config, 0, 4)
     assert again.train is first.train
     assert simulated_site(config, 1, 4).train is not first.train
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """How many images were read."""
+    counts, really = [], ArrayImages.read
+
+    def read(source, rows):
+        counts.append(len(rows))
+        return really(source, rows)
+
+    monkeypatch.setattr(ArrayImages, "read", read)
+    return counts
+
+
+def test_another_run_with_the_same_data_seed_and_partition_decodes_nothing_again(run_config, decoded):
+    for client in range(4):
+        simulated_site(load_config(run_config), client, 4)
+    assert decoded
+    decoded.clear()
+    other = {"method": "fedavg", "models": "mlp", "run-name": "other", "num-rounds": 7, "client-lr": 0.1}
+    given = {
+        key: value for key, value in run_config.items() if key not in ("chunk-size", "embedding-dim", "hidden-dim")
+    }
+    again = [simulated_site(load_config(given | other), client, 4) for client in range(4)]
+    assert decoded == []
+    assert again[0].train is simulated_site(load_config(run_config), 0, 4).train
+    for changes in ({"seed": 1}, {"classes-per-client": 3}, {"test-fraction": 0.5}, {"validation-fraction": 0.1}):
+        simulated_site(load_config(run_config | changes), 0, 4)
+        assert decoded, changes
+        decoded.clear()
+
+
+def test_a_validation_part_is_held_back_from_training_alone(run_config):
+    plain = site(run_config)
+    assert plain.validation is None
+    held_back = site(run_config | {"validation-fraction": 0.25})
+    assert torch.equal(held_back.test.images, plain.test.images)
+    assert torch.equal(torch.cat([held_back.validation.images, held_back.train.images]), plain.train.images)
+    assert len(held_back.validation) == len(plain.train) // 4
+    assert torch.equal(held_back.validation.mean, held_back.train.mean)
+    counts = registered(trainer(run_config | {"validation-fraction": 0.25}))
+    assert counts["train-samples"] == len(held_back.train)
+
+
+@pytest.mark.parametrize("dataset", ["npz", "parquet"])
+def test_clients_may_be_the_owners_of_the_samples(run_config, tmp_path, dataset):
+    written = write()
+    files = {"npz": written.write_npz, "parquet": written.write_parquet}
+    path = files[dataset](tmp_path / f"writers.{dataset}", {"npz": "owners", "parquet": "client"}[dataset], "split")
+    config = load_config(run_config | {"dataset": dataset, "data-dir": str(path), "partition": "by-client"})
+    for client, (name, size) in enumerate(written.sizes.items()):
+        fresh = simulated_site(config, client, 6)
+        assert len(fresh.train) + len(fresh.test) == size
+        theirs = written.images[(written.owners == name) & written.is_test]
+        assert sorted(map(bytes, fresh.test.images[:, 0].numpy())) == sorted(map(bytes, theirs))
+    pixels = torch.from_numpy(written.images[~written.is_test]).double()
+    assert fresh.train.mean.item() == pytest.approx(pixels.mean().item(), rel=1e-6)
+    assert fresh.train.std.item() == pytest.approx(pixels.std(correction=0).item(), rel=1e-6)
 
 
 def test_a_client_whose_samples_do_not_fit_trains_as_others_do(run_config, monkeypatch):

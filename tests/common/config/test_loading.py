@@ -223,7 +223,11 @@ def test_the_ends_of_a_range_are_valid(key, value):
         ("keep-local", {"a": 1}, "text, or a list of texts."),
         # out of range
         ("num-rounds", 0, "a whole number of at least 1."),
-        ("num-clients", -3, "a whole number of at least 1 and at most 1000000."),
+        ("num-clients", -3, "a whole number of at least 0 and at most 1000000."),
+        ("test-fraction", 0, "a number above 0 and at most 0.9."),
+        ("test-fraction", 1, "a number above 0 and at most 0.9."),
+        ("validation-fraction", -0.1, "a number of at least 0 and at most 0.9."),
+        ("min-samples", -1, "a whole number of at least 0."),
         ("seed", -1, "a whole number of at least 0 and at most 2147483647."),
         ("max-samples-per-class", -1, "a whole number of at least 0."),
         ("participation", 0, "a number above 0 and at most 1."),
@@ -359,6 +363,29 @@ def test_a_whole_number_that_is_not_finite_is_refused(value):
             {"dataset": "sites", "clipping-norm": 0.5},
             "clipping-norm is 0.5, but dataset is 'sites', and each site decides how it protects what it sends: set "
             "privacy in its own file.",
+        ),
+        (
+            {"dataset": "sites", "test-fraction": 0.5},
+            "test-fraction is 0.5, but dataset is 'sites', and each site splits its own data: leave test-fraction out.",
+        ),
+        (
+            {"dataset": "sites", "validation-fraction": 0.1},
+            "validation-fraction is 0.1, but dataset is 'sites', and each site splits its own data: leave "
+            "validation-fraction out.",
+        ),
+        (
+            {"dataset": "sites", "min-samples": 5},
+            "min-samples is 5, but dataset is 'sites', and each site splits its own data: leave min-samples out.",
+        ),
+        (
+            {"num-clients": 0},
+            "num-clients is 0, which stands for all owners of samples, but partition is 'non-iid-1': set num-clients "
+            "to a number above 0, or partition to by-client.",
+        ),
+        (
+            {"min-samples": 5},
+            "min-samples is 5, but partition is 'non-iid-1', which gives every client its classes once and has no draw "
+            "to repeat: leave min-samples out, or choose another partition.",
         ),
     ],
 )

@@ -17,7 +17,7 @@ def open_at(tmp_path, monkeypatch):
     """Open a data set where neither the project nor a system package brings Fashion-MNIST."""
     monkeypatch.setattr(idx, "FASHION_MNIST_PACKAGE_FOLDER", tmp_path / "system")
 
-    def open_at(name, data_dir, **options):
-        return open_dataset(name, data_dir, project_dir=tmp_path / "project", **options)
+    def open_at(name, data_dir):
+        return open_dataset(name, data_dir, project_dir=tmp_path / "project")
 
     return open_at

@@ -19,7 +19,7 @@ def test_limit_keeps_a_seeded_choice_of_each_class(tmp_path, open_at):
     np.savez(tmp_path / "mine.npz", images=images, labels=labels)
 
     def choose(seed):
-        data = open_at("npz", tmp_path, max_samples_per_class=5, seed=seed)
+        data = open_at("npz", tmp_path).limited(5, seed)
         assert torch.bincount(data.labels).tolist() == [5, 5, 2]
         values = data.read_images(torch.arange(12)).flatten().tolist()
         assert data.labels.tolist() == labels[values].tolist()

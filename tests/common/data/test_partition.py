@@ -1,3 +1,5 @@
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -6,11 +8,13 @@ from hypothesis import strategies as st
 
 from common.data import partition as partition_module
 from common.data.partition import class_counts, partition, smallest_client_rule
+from common.data.splits import ClientIndices, Fractions
 from common.errors import UserError
 
 
 def divide(labels, num_classes, num_clients, scheme, **changes):
-    arguments = {"classes_per_client": 2, "dirichlet_alpha": 0.5, "min_samples": 2, "seed": 0} | changes
+    arguments = {"classes_per_client": 2, "dirichlet_alpha": 0.5, "min_samples": 2, "seed": 0}
+    arguments |= {"fractions": Fractions()} | changes
     return partition(labels, num_classes, num_clients, scheme, **arguments)
 
 
@@ -151,11 +155,11 @@ def test_class_that_nobody_draws_is_unused():
 def test_class_counts_by_hand():
     labels = torch.tensor([0, 1, 1, 2, 2, 2])
     parts = [
-        partition_module.ClientIndices(torch.tensor([0, 1]), torch.tensor([2])),
-        partition_module.ClientIndices(torch.tensor([5]), torch.tensor([3])),
+        ClientIndices(torch.tensor([0, 1]), torch.tensor([], dtype=torch.int64), torch.tensor([2])),
+        ClientIndices(torch.tensor([5]), torch.tensor([4]), torch.tensor([3])),
     ]
     counts = class_counts(labels, parts, 4)
-    assert counts.tolist() == [[1, 2, 0, 0], [0, 0, 2, 0]]
+    assert counts.tolist() == [[1, 2, 0, 0], [0, 0, 3, 0]]
     assert counts.dtype == np.int64
 
 
@@ -183,6 +187,45 @@ def test_client_without_enough_samples_says_what_to_change():
         UserError, match=r"only [01] of 3 samples, but each of the 3 .* lower num-clients, raise classes"
     ):
         divide(balanced_labels(1, 3), 1, 3, "non-iid-1", classes_per_client=1)
+
+
+def test_a_validation_part_takes_a_sample_more():
+    two = torch.tensor([0, 0])
+    assert len(divide(two, 1, 1, "non-iid-1", classes_per_client=1)) == 1
+    with pytest.raises(UserError, match=r"only 2 of 2 .* needs 3, one to train, one to validate and one to test"):
+        divide(two, 1, 1, "non-iid-1", classes_per_client=1, fractions=Fractions(validation=0.1))
+
+
+# Of the rows that partitions gave before there were validation parts and other shares of test samples.
+BEFORE = {
+    ("non-iid-1", 0): "92bc6def6ce5bf616864d551584476f1af8fbb9a262f70c1bcb8482a3c894ec1",
+    ("non-iid-1", 5): "422781840cbb44fc55877754b6e83d9a9884c5f74ecca9c6570483ff17cae6a7",
+    ("non-iid-2", 0): "8e3499991713841ae0d4e4848575e6b52b42bf6e650b316e80c84e57c62956f3",
+    ("non-iid-2", 5): "a5597a0b71d500f65bf1c326c87047f13d1e1e06e7d5c7d7cd98af38ee509d95",
+}
+
+
+@pytest.mark.parametrize(("scheme", "seed"), BEFORE)
+def test_partitions_of_earlier_versions_are_as_they_were(scheme, seed):
+    labels = torch.arange(3000) * 7 % 13
+    parts = divide(labels, 13, 11, scheme, classes_per_client=3, dirichlet_alpha=0.3, min_samples=30, seed=seed)
+    digest = hashlib.sha256()
+    for part in parts:
+        assert len(part.validation) == 0
+        digest.update(part.train.numpy().tobytes() + b"|" + part.test.numpy().tobytes() + b";")
+    assert digest.hexdigest() == BEFORE[scheme, seed]
+
+
+@pytest.mark.parametrize("scheme", ["non-iid-1", "non-iid-2"])
+def test_fractions_change_how_a_clients_samples_are_split_and_not_whose_they_are(scheme):
+    labels = balanced_labels(10, 50)
+    before = divide(labels, 10, 5, scheme)
+    after = divide(labels, 10, 5, scheme, fractions=Fractions(test=0.4, validation=0.25))
+    for old, new in zip(before, after, strict=True):
+        rows = torch.cat([new.test, new.validation, new.train])
+        assert torch.equal(rows, torch.cat([old.test, old.train]))
+        assert len(new.test) == 2 * len(rows) // 5
+        assert len(new.validation) == (len(rows) - len(new.test)) // 4
 
 
 def test_too_few_samples_for_the_smallest_client_fails_at_once(monkeypatch):

@@ -1,7 +1,7 @@
 """Runs of a few rounds: trackers whose clock is in the test's hand, and folders to be read."""
 
 import pytest
-from small_runs import CONFIG, SECONDS
+from small_runs import CONFIG, SECONDS, of_data
 
 from common.evaluation import Evaluation
 from server_app.results import RoundRecord, RunTracker, tracking
@@ -63,10 +63,10 @@ def make_run(tmp_path, monkeypatch):
     def make(keys=("a", "b"), rounds=3, finish=True, evaluate=True, failures=(), class_names=("cat", "dog"), chunks=79):
         monkeypatch.setattr(tracking, "write_report", lambda run_dir: None)
         tracker = RunTracker(tmp_path / "run", CONFIG | {"num-rounds": 3, "seed": 11}, num_rounds=3)
+        if class_names:
+            tracker.set_data(*of_data({key: list(range(len(class_names))) for key in keys}, class_names))
         for index, key in enumerate(keys):
             tracker.add_client(key, 239_856 + index, chunks, ("lenet", "mlp")[index % 2])
-        if class_names:
-            tracker.set_class_counts({key: list(range(len(class_names))) for key in keys}, class_names)
         for number in range(1, rounds + 1):
             evaluations = {key: Evaluation(number % 3 + index, 1000, 1.0) for index, key in enumerate(keys)}
             tracker.log_round(

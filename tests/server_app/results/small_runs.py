@@ -26,6 +26,17 @@ def record(number, correct=(), **changes):
     return RoundRecord(number, evaluations, **(values | changes))
 
 
+def of_data(counts, class_names, owners=None):
+    """What a simulation knows of its data, for a tracker: all of them, and the partition of these counts by client."""
+    data = {"image-shape": [1, 8, 8], "num-classes": len(class_names), "class-names": list(class_names)}
+    totals = {client: sum(row) for client, row in counts.items()}
+    sizes = {
+        client: {"train": total - total // 4, "validation": 0, "test": total // 4} for client, total in totals.items()
+    }
+    partition = {"class-names": list(class_names), "clients": counts, "sizes": sizes}
+    return data, partition | ({"owners": owners} if owners else {})
+
+
 def read_strictly(text):
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")

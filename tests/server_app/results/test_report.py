@@ -4,7 +4,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from small_runs import record
+from small_runs import of_data, record
 
 from server_app.results import Failure, final_table, write_report
 
@@ -123,7 +123,23 @@ def test_many_clients_architectures_and_classes(make_run):
     run_dir = make_run(
         keys=[f"client-{i}" for i in range(200)], rounds=1, class_names=[f"class {i}" for i in range(100)]
     )
-    assert "client-199" in page_of(run_dir).text
+    page = page_of(run_dir)
+    assert "client-199" in page.text
+    (alternative,) = [text for text in page.alternatives if "samples of each client" in text]
+    assert " ".join(alternative.split()).endswith("the largest first, by what they are for: 200 clients, 100 classes.")
+
+
+def test_page_says_how_the_samples_are_spread_and_whose_they_are_where_that_is_known(make_run, tracker):
+    page = page_of(make_run(keys=("a", "b", "c"), class_names=("cat", "dog")))
+    assert "3 samples; the smallest client has 1, the largest 1, the median 1." in " ".join(page.text.split())
+    assert "Owner" not in page.text
+    tracker.set_data(*of_data({"a": [8, 1], "d": [1, 0]}, ["cat", "dog"], {"a": "<b>ann</b>", "d": "dan"}))
+    tracker.add_client("d", 1000, 2, "lenet")
+    tracker.log_round(record(1))
+    text = " ".join(page_of(tracker.run_dir).text.split())
+    assert "Client Owner Architecture" in text
+    assert "d dan lenet" in text
+    assert "10 samples; the smallest client has 1, the largest 9, the median 5." in text
 
 
 def test_page_of_an_adapt_run_says_which_clients_are_new(make_adapt_run):

@@ -8,7 +8,7 @@ import resource
 
 import pytest
 import yaml
-from small_runs import CONFIG, lines_of, read_strictly, record, rows_of
+from small_runs import CONFIG, lines_of, of_data, read_strictly, record, rows_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from common.errors import UserError
@@ -22,14 +22,16 @@ from server_app.results.reading import read_clients
 
 def test_a_finished_run_has_every_promised_file(tmp_path):
     tracker = RunTracker(tmp_path / "small", CONFIG, num_rounds=1)
+    data, partition = of_data({"a": [3, 0]}, ["cat", "dog"], {"a": "ann"})
+    tracker.set_data(data, partition)
     tracker.add_client("a", 1000, 2, "lenet")
-    tracker.set_class_counts({"a": [3, 0]}, ["cat", "dog"])
     tracker.log_round(RoundRecord(1, {"a": Evaluation(1, 2, 0.7)}))
     tracker.finish()
     assert {path.name for path in tracker.run_dir.iterdir()} == {
         "config.yaml",
         "metrics.jsonl",
         "clients.csv",
+        "data.json",
         "partition.json",
         "summary.json",
         "curves.png",
@@ -37,10 +39,10 @@ def test_a_finished_run_has_every_promised_file(tmp_path):
         "tensorboard",
     }
     assert yaml.safe_load((tracker.run_dir / "config.yaml").read_text()) == CONFIG
-    assert read_strictly((tracker.run_dir / "partition.json").read_text()) == {
-        "class-names": ["cat", "dog"],
-        "clients": {"a": [3, 0]},
-    }
+    assert read_strictly((tracker.run_dir / "data.json").read_text()) == data
+    assert read_strictly((tracker.run_dir / "partition.json").read_text()) == partition
+    assert rows_of(tracker)["a"]["owner"] == "ann"
+    assert read_clients(tracker.run_dir / "clients.csv")[0].owner == "ann"
 
 
 def test_a_line_is_on_disk_as_soon_as_its_round_is_logged(tracker, clock):
@@ -63,6 +65,7 @@ def test_clients_table(tracker):
         "architecture": "lenet",
         "num-params": "1000",
         "chunks": "2",
+        "owner": "",
         "train-samples": "12",
         "test-samples": "10",
         "last-accuracy": "0.8",
@@ -372,8 +375,8 @@ def test_tables_and_the_summary_that_cannot_be_written_end_the_run_with_a_senten
         tracker.log_round(record(2))
     with pytest.raises(UserError, match=r"summary\.json cannot be written"):
         tracker.finish()
-    with pytest.raises(UserError, match=r"partition\.json cannot be written"):
-        tracker.set_class_counts({"a": [1, 2]}, ["cat", "dog"])
+    with pytest.raises(UserError, match=r"data\.json cannot be written"):
+        tracker.set_data(*of_data({"a": [1, 2]}, ["cat", "dog"]))
 
 
 def test_a_run_whose_settings_cannot_be_written_down_does_not_start(tmp_path, full):

@@ -51,7 +51,7 @@ def test_cifar_reads_the_training_files_alone(tmp_path, open_at, monkeypatch, rn
     rows = torch.tensor([len(pixels) - 1, 0, 2])
     assert torch.equal(data.read_images(rows), torch.from_numpy(pixels[rows.numpy()]))
     assert data.image_shape == DATASETS[class_name.lower()].image_shape == (3, 32, 32)
-    assert len(data.mean) == len(data.std) == 3
+    assert len(data.normalisation.mean) == len(data.normalisation.std) == 3
 
 
 def test_missing_cifar_gives_the_download_command(tmp_path, open_at):

@@ -41,8 +41,8 @@ def test_committed_fashion_mnist(monkeypatch):
     assert images.shape == (10_000, *data.image_shape)
     assert images.dtype == torch.uint8
     pixels = images.double() / 255
-    assert pixels.mean() == pytest.approx(data.mean[0], abs=0.002)
-    assert pixels.std() == pytest.approx(data.std[0], abs=0.002)
+    assert pixels.mean() == pytest.approx(data.normalisation.mean[0], abs=0.002)
+    assert pixels.std() == pytest.approx(data.normalisation.std[0], abs=0.002)
 
 
 @pytest.mark.parametrize("folder", ["", "fashion-mnist", "FashionMNIST/raw"])

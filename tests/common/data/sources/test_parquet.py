@@ -23,7 +23,7 @@ def test_parquet_folder_of_lossless_webp(tmp_path, open_at, pixels):
     data = open_at("parquet", tmp_path)
     assert data.labels.tolist() == [0, 1, 0, 1, 0, 1, 1, 0, 0]
     assert (data.num_classes, data.class_names) == (3, ("cat", "dog", "eel"))
-    assert (data.image_shape, data.mean, data.std) == ((3, 16, 24), (0.5,) * 3, (0.25,) * 3)
+    assert (data.image_shape, data.normalisation, data.owners, data.is_test) == ((3, 16, 24), None, None, None)
     rows = torch.tensor([8, 0, 3, 3, 4, 5])
     expected = torch.from_numpy(pixels[rows.numpy()]).permute(0, 3, 1, 2)
     assert torch.equal(data.read_images(rows), expected)
@@ -79,6 +79,66 @@ def write_table(path, **columns):
     pq.write_table(pa.table(columns), path)
 
 
+def write_owned(path, pixels, **columns):
+    count = len(next(iter(columns.values())))
+    images = pa.array([lossless(image) for image in pixels[:count]])
+    write_table(path, image=images, label=pa.array([0] * count, pa.int8()), **columns)
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        (pa.array(["zoe", "ann", "zoe"]), ("ann", "zoe")),
+        (pa.array(["zoe", "ann", "zoe"]).dictionary_encode(), ("ann", "zoe")),
+        (pa.array(["zoe", "ann", "zoe"], pa.large_string()), ("ann", "zoe")),
+        (pa.array([30, 4, 30], pa.int8()), ("4", "30")),
+    ],
+)
+def test_owners_are_a_column_of_text_or_whole_numbers(tmp_path, open_at, pixels, values, names):
+    write_owned(tmp_path / "a.parquet", pixels, client=values)
+    write_owned(tmp_path / "b.parquet", pixels, client=values.slice(1))
+    data = open_at("parquet", tmp_path)
+    assert (data.owner_names, data.owners.tolist()) == (names, [1, 0, 1, 0, 1])
+
+
+@pytest.mark.parametrize("values", [["test", "train"], [True, False], pa.array([1, 0], pa.int8())])
+def test_a_split_is_a_column_of_words_or_flags_of_test_samples(tmp_path, open_at, pixels, values):
+    write_owned(tmp_path / "a.parquet", pixels, split=values)
+    assert open_at("parquet", tmp_path).is_test.tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"client": ["ann", None]}, "has 1 empty values in column client"),
+        ({"client": [0.5, 1.5]}, "column client is double, but must be text"),
+        ({"client": ["ann", ""]}, "column client is empty for sample 1"),
+        ({"split": ["train", "dev"]}, "column split of sample 1 is 'dev', but must be train or test"),
+    ],
+)
+def test_an_unusable_column_of_owners_or_of_a_split_is_named(tmp_path, open_at, pixels, columns, message):
+    write_owned(tmp_path / "a.parquet", pixels, **columns)
+    with pytest.raises(UserError, match=message):
+        open_at("parquet", tmp_path)
+
+
+@pytest.mark.parametrize("owned", ["a.parquet", "b.parquet"])
+def test_files_with_and_without_owners_are_refused(tmp_path, open_at, pixels, owned):
+    for name in ("a.parquet", "b.parquet"):
+        write_owned(tmp_path / name, pixels, split=["train", "test"], **({"client": [1, 2]} if name == owned else {}))
+    with pytest.raises(UserError, match=r"b\.parquet has the columns .* client and split must be in all files or in"):
+        open_at("parquet", tmp_path)
+
+
+def test_a_source_for_one_reading_keeps_no_file_in_memory(tmp_path, open_at, pixels):
+    write_parquet(tmp_path / "a.parquet", [lossless(image) for image in pixels], [0] * 9, row_group_size=4)
+    source, rows = open_at("parquet", tmp_path).source, np.array([8, 1])
+    images = source.once().read(rows)
+    assert not source.columns
+    assert torch.equal(images, source.read(rows))
+    assert len(source.columns) == 2
+
+
 @pytest.mark.parametrize(
     ("write", "message"),
     [
@@ -117,7 +177,7 @@ def test_limit_decodes_none_but_the_kept_images(tmp_path, open_at, pixels):
     images = [lossless(image) for image in pixels]
     write_parquet(tmp_path / "a.parquet", images, [0, 1, 2] * 3, row_group_size=2)
     everything = open_at("parquet", tmp_path).read_images(torch.arange(9))
-    data = open_at("parquet", tmp_path, max_samples_per_class=1, seed=5)
+    data = open_at("parquet", tmp_path).limited(1, seed=5)
     assert sorted(data.labels.tolist()) == [0, 1, 2]
     for label, image in zip(data.labels, data.read_images(torch.arange(3)), strict=True):
         assert any(torch.equal(image, everything[row]) for row in range(9) if row % 3 == label)

@@ -38,7 +38,7 @@ def test_tiny_imagenet_resizes_and_converts_grey_images(tmp_path, open_at, rng):
     for channel in range(3):
         assert torch.equal(images[0, channel], torch.from_numpy(expected.copy()))
     assert images[1].sum() == 0
-    limited = open_at("tiny-imagenet", folder, max_samples_per_class=1, seed=1)
+    limited = open_at("tiny-imagenet", folder).limited(1, seed=1)
     assert torch.equal(limited.labels, torch.arange(200))
     assert limited.read_images(torch.tensor([199])).shape == (1, 3, 32, 32)
 
