@@ -37,6 +37,8 @@ def _answer(message: Message, context: Context, message_type: str) -> Message:
     else:
         from client_app.reasons import answered
         from client_app.trainer import trainer_for
+        from common.protocol import run_name_of
 
-        content = answered(lambda: trainer_for(context).answer(message_type, message.content))
+        run_name = run_name_of(message.content)
+        content = answered(lambda: trainer_for(context, run_name).answer(message_type, message.content))
     return Message(content, reply_to=message)

@@ -5,13 +5,13 @@ in a process of its own (`client_app/resident`). What a method does in an exchan
 around it is here: the checks, the tests, protection and wire form of what is sent.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from flwr.app import ConfigRecordValues, Context, RecordDict
+from flwr.app import Context, RecordDict
 
 from client_app.methods.base import DEPLOY, ClientMethod, Outcome, Task
 from client_app.privacy import Ledger, secret_normal, seeded_normal
@@ -23,6 +23,7 @@ from common import protocol
 from common.arrays import Arrays, decode_arrays, is_vector
 from common.codec import decode, encode, lossless
 from common.config import Config, load_run_config
+from common.config.batch import is_batch, run_configs
 from common.errors import ProtocolError, UserError
 from common.evaluation import AFTER_TRAINING, TEST, VALIDATION, Evaluation
 from common.instructions import Instructions
@@ -196,8 +197,11 @@ def _with_feedback(method: ClientMethod, task: Task, arrays: Arrays, compress: l
     return {**arrays, **chosen}
 
 
-def trainer_for(context: Context) -> Trainer:
-    """The trainer of the client that this node plays, for one message. Raises UserError when it is not set up."""
+def trainer_for(context: Context, run_name: str = "") -> Trainer:
+    """The trainer of the client that this node plays, for one message of the run of this name.
+
+    Raises UserError when it is not set up.
+    """
     node = dict(context.node_config)
     if "partition-id" not in node or "num-partitions" not in node:
         raise UserError(
@@ -210,11 +214,21 @@ def trainer_for(context: Context) -> Trainer:
         raise UserError(
             f"partition-id is {partition_id}, but must be from 0 to {num_partitions - 1} (num-partitions - 1)."
         )
-    config = _config(tuple(sorted(context.run_config.items())))
+    config = _config(tuple(sorted(_run_config(context, run_name).items())))
     site = simulated_site(config, partition_id, num_partitions)
     return Trainer(lambda seed: site, lambda run_name: config.results_path / run_name / "clients" / site.key)
 
 
+def _run_config(context: Context, run_name: str) -> Mapping[str, object]:
+    """The settings of the run that a message belongs to, where one simulation plays several."""
+    if not is_batch(context.run_config):
+        return context.run_config
+    runs = run_configs(context.run_config)
+    if run_name not in runs:
+        raise ProtocolError("malformed", f"the message is of run {run_name[:100]!r}, which this simulation has not")
+    return runs[run_name]
+
+
 @lru_cache(maxsize=1)
-def _config(run_config: tuple[tuple[str, ConfigRecordValues], ...]) -> Config:
+def _config(run_config: tuple[tuple[str, object], ...]) -> Config:
     return load_run_config(dict(run_config))

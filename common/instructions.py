@@ -59,11 +59,16 @@ class Instructions:
         found = cls(**values)
         if found.server_round < 1:
             raise ProtocolError("malformed", f"server-round is {found.server_round}, but must be at least 1")
-        if not RUN_NAME.fullmatch(found.run_name):
-            raise ProtocolError("malformed", "run-name is not the name of a folder")
+        check_run_name(found.run_name)
         if not is_line(found.line):
             raise ProtocolError("malformed", f"line is {found.line[:40]!r}, but must be lower-case letters and digits")
         return found
+
+
+def check_run_name(name: object) -> None:
+    """Raise ProtocolError unless this names a folder, and nothing outside of where it lies."""
+    if not isinstance(name, str) or not RUN_NAME.fullmatch(name):
+        raise ProtocolError("malformed", "run-name is not the name of a folder")
 
 
 def _plain(value: Any) -> Any:

@@ -15,7 +15,7 @@ from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from common.arrays import DENSE, RECORD, Arrays, WireForm, encode_arrays
 from common.errors import ProtocolError, UserError
 from common.evaluation import EVALUATIONS, Evaluation
-from common.instructions import Instructions
+from common.instructions import Instructions, check_run_name
 from common.options import options_of
 from common.records import check_keys, kind_in_words, name_in
 from common.schema import Fact, Facts, Label, Whole
@@ -34,6 +34,8 @@ _REGISTRATION = "registration"
 _INSTRUCTIONS = "instructions"
 _SETTINGS = "settings"
 _METRICS = "metrics"
+
+_RUN_NAME = "run-name"  # in greetings and instructions
 
 # Names of arrays that several methods send.
 THETA = "theta"  # [K] float32, generated weights, server to client: theta_i, or w_g in a global exchange
@@ -54,6 +56,7 @@ class Greeting:
     """What the server says when it asks a client to register."""
 
     method: str
+    run_name: str
     seed: int  # of the run
     settings: ConfigRecord  # of the method's client half, not yet checked
     facts: tuple[str, ...]  # what the method would like to know beyond K
@@ -91,9 +94,10 @@ class Result:
 # Registration -----------------------------------------------------------------------------------------------------
 
 
-def encode_greeting(method: str, seed: int, settings: Settings, facts: Iterable[str] = ()) -> RecordDict:
+def encode_greeting(method: str, run_name: str, seed: int, settings: Settings, facts: Iterable[str] = ()) -> RecordDict:
     """Pack the server's side of a registration."""
-    told: dict[str, Any] = {"protocol-version": VERSION, "method": method, "seed": seed, "facts": list(facts)}
+    told: dict[str, Any] = {"protocol-version": VERSION, "method": method, "run-name": run_name, "seed": seed}
+    told["facts"] = list(facts)
     return RecordDict({_INSTRUCTIONS: ConfigRecord(told), _SETTINGS: _encode_settings(settings)})
 
 
@@ -101,14 +105,16 @@ def decode_greeting(content: RecordDict) -> Greeting:
     """Unpack and check it. Raises ProtocolError, also when the server speaks another version of the protocol."""
     record = content.config_records.get(_INSTRUCTIONS, ConfigRecord())
     check_version(record)
-    check_keys(record, {"protocol-version", "method", "seed", "facts"}, set(), _INSTRUCTIONS)
+    check_keys(record, {"protocol-version", "method", _RUN_NAME, "seed", "facts"}, set(), _INSTRUCTIONS)
     facts, seed = record["facts"], record["seed"]
     if type(seed) is not int:
         raise ProtocolError("malformed", "seed must be a whole number")
     if not isinstance(facts, list) or not all(isinstance(fact, str) for fact in facts):
         raise ProtocolError("malformed", "facts must be a list of names")
     settings = content.config_records.get(_SETTINGS, ConfigRecord())
-    return Greeting(name_in(record, "method"), seed, settings, tuple(map(str, facts)))
+    check_run_name(record[_RUN_NAME])
+    run_name = str(record[_RUN_NAME])
+    return Greeting(name_in(record, "method"), run_name, seed, settings, tuple(map(str, facts)))
 
 
 def encode_registration(registration: Registration) -> RecordDict:
@@ -161,6 +167,11 @@ def decode_instructions(content: RecordDict) -> Instructions:
         raise ProtocolError("malformed", f"the message has no record {_INSTRUCTIONS!r}")
     check_version(record)
     return Instructions.from_record({key: value for key, value in record.items() if key != "protocol-version"})
+
+
+def run_name_of(content: RecordDict) -> str:
+    """The name of the run that a message of the server's belongs to, not yet checked; empty where it has none."""
+    return str(content.config_records.get(_INSTRUCTIONS, ConfigRecord()).get(_RUN_NAME, ""))
 
 
 def decode_settings(record: ConfigRecord | RecordDict, of: type[S]) -> S:

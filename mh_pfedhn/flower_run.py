@@ -5,13 +5,13 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import tomlkit
 
-from common.config import Config
+from common.config import RUNS, Config
 from common.files import write_text
 from common.text import plain
 from mh_pfedhn.private_folder import OWNER
@@ -42,18 +42,40 @@ def drive(config: Config, superlink: str, arguments: list[str], environment: Map
     `arguments` are further ones of `flwr run`. The environment names this command's own folder. The log is printed; an
     interrupt stops the run.
     """
+    return _drive(config.to_run_config(), superlink, arguments, environment, str)
+
+
+def drive_all(
+    runs: Path, superlink: str, arguments: list[str], environment: Mapping[str, str], shown: Callable[[str], str]
+) -> Ending:
+    """The same with the runs of a file, one after the other (`common/config/batch.py`).
+
+    `shown` gets each line of the log as it comes, and returns what is printed in its place.
+    """
+    return _drive({RUNS: str(runs)}, superlink, arguments, environment, shown)
+
+
+def _drive(
+    run_config: Mapping[str, object],
+    superlink: str,
+    arguments: list[str],
+    environment: Mapping[str, str],
+    shown: Callable[[str], str],
+) -> Ending:
     environment = {**environment, "PYTHONUNBUFFERED": "1"}
     settings = Path(environment[OWNER], "run.toml")
-    write_text(settings, tomlkit.dumps(config.to_run_config()))
+    write_text(settings, tomlkit.dumps(run_config))
     command = [tool("flwr"), "run", str(APP_DIR), superlink, "--stream", "-c", str(settings), *arguments]
-    run_id, interrupted = _stream(command, superlink, environment)
+    run_id, interrupted = _stream(command, superlink, environment, shown)
     if run_id is None:
         return Ending(None, interrupted)
     status, details = _status(run_id, superlink, environment)
     return Ending(status, interrupted, silent=details == _SILENT)
 
 
-def _stream(command: list[str], superlink: str, environment: Mapping[str, str]) -> tuple[str | None, bool]:
+def _stream(
+    command: list[str], superlink: str, environment: Mapping[str, str], shown: Callable[[str], str]
+) -> tuple[str | None, bool]:
     """Run Flower and pass its log on; the id of the run, and whether the user has interrupted it."""
     run_id, interrupted = None, False
     flower = subprocess.Popen(
@@ -66,7 +88,7 @@ def _stream(command: list[str], superlink: str, environment: Mapping[str, str]) 
                 if started := re.search(r"Successfully started run (\d+)", line):
                     run_id = started[1]
                 if not any(noise in line for noise in _NOISE):
-                    print(_text(line), flush=True)
+                    print(shown(_text(line)), flush=True)
         except KeyboardInterrupt:
             interrupted = True
             flower.terminate()

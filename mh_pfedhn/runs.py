@@ -1,10 +1,10 @@
-"""Runs from their settings to their results: what `mh_pfedhn.run` and `mh-pfedhn run` have in common."""
+"""Runs from their settings to their results: what `mh_pfedhn.run` and `mh-pfedhn run` have in common, and `compare`."""
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common.config import DEFAULT_PROFILE, Config, load_config
 from common.config.profiles import read_yaml
@@ -68,13 +68,59 @@ def run(
     RunInterruptedError
         If the user interrupts it; a KeyboardInterrupt.
     """
-    overrides = {
-        kebab(name): os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in settings.items()
-    }
-    run_dir = execute({**overrides, "profile": os.fspath(profile)}, superlink, origin="the arguments")
+    run_dir = execute({**_overrides(settings), "profile": os.fspath(profile)}, superlink, origin="the arguments")
     if superlink and not run_dir.exists():
         raise UserError(f"the run has completed, but {run_dir} is not on this machine: its files are on the server's.")
     return load_results(run_dir)
+
+
+def compare(
+    comparison: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    name: str = "",
+    seeds: Sequence[int] | None = None,
+    keep_checkpoints: bool = False,
+    **settings: object,
+) -> "Comparison":
+    """Make the runs of a comparison, as `mh-pfedhn compare` does, and return their results side by side.
+
+    What is finished is not run again, and a comparison that was interrupted goes on.
+
+    Parameters
+    ----------
+    comparison
+        The path of a YAML file, the name of one that comes with the project (`mh-pfedhn profiles` lists them), or what
+        such a file would hold, as a dict.
+    name
+        That of the folder of its results; by default that of the file.
+    seeds
+        In the place of those that the comparison names.
+    keep_checkpoints
+        Keep those of finished runs, too: they are large.
+    settings
+        Of all runs, with underscores, such as `num_rounds=3`; they win over what the comparison says.
+
+    Works in any thread.
+
+    Raises
+    ------
+    UserError
+        For a mistake in what is asked, before anything starts.
+    RunFailedError
+        If some of the runs did not complete, once all others are finished; `run_dir` is the comparison's folder.
+    RunInterruptedError
+        If the user interrupts it; a KeyboardInterrupt.
+    """
+    from mh_pfedhn.comparing.plan import make_plan
+    from mh_pfedhn.comparing.running import in_words, run_plan
+    from server_app.results.comparison import read_comparison
+
+    origin = "the arguments"
+    plan = make_plan(comparison, _overrides(settings), name=name, seeds=seeds, origin=origin)
+    failures = run_plan(plan, keep_checkpoints=keep_checkpoints)
+    if failures:
+        raise RunFailedError(in_words(failures, plan), plan.folder)
+    return read_comparison(plan.folder)
 
 
 def load_results(run_dir: str | os.PathLike[str]) -> "Run":
@@ -89,6 +135,13 @@ def load_comparison(folder: str | os.PathLike[str]) -> "Comparison":
     from server_app.results.comparison import read_comparison
 
     return read_comparison(Path(folder).expanduser())
+
+
+def _overrides(settings: Mapping[str, object]) -> dict[str, object]:
+    """Arguments of Python as settings under their keys."""
+    return {
+        kebab(name): os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in settings.items()
+    }
 
 
 def execute(overrides: Mapping[str, object], superlink: str | None, origin: str = "the command line") -> Path:

@@ -97,12 +97,16 @@ def check_is_new(config: Config) -> None:
         raise UserError(f"{run_dir} holds a run already: choose another run-name, or go on with resume=latest.")
 
 
+def workers(config: Config) -> int:
+    """How many processes play the clients of a simulation."""
+    return min(len(os.sched_getaffinity(0)), config.num_nodes)
+
+
 def federation(config: Config) -> list[str]:
     """Virtual nodes and the share of the machine that a client gets: one CPU each, the GPUs divided evenly."""
     import torch
 
-    cpus = len(os.sched_getaffinity(0))
-    at_once = min(cpus, config.num_nodes)
+    at_once = workers(config)
     gpus = torch.cuda.device_count() if config.device != "cpu" and torch.cuda.is_available() else 0
     settings = {
         "num-supernodes": config.num_nodes,
@@ -114,14 +118,14 @@ def federation(config: Config) -> list[str]:
 
 
 @contextlib.contextmanager
-def local_superlink(config: Config) -> Iterator[tuple[str, dict[str, str]]]:
-    """A SuperLink for one simulation; Flower's shared one would keep the environment of whoever started it.
+def local_superlink(*configs: Config) -> Iterator[tuple[str, dict[str, str]]]:
+    """A SuperLink for one simulation of these runs; Flower's shared one would keep the environment of its starter.
 
     Yields the name of a connection to it, and the environment in which `flwr` knows that name.
     """
     with private_folder() as home:
         environment = KEEP_MEMORY | flower_environment(os.environ) | {"FLWR_HOME": str(home), OWNER: str(home)}
-        environment = with_own_code(environment, config)
+        environment = with_own_code(environment, *configs)
         port = free_port()
         write_connection(home / "config.toml", "simulation", f"127.0.0.1:{port}", None)
         command = [tool("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]

@@ -10,8 +10,10 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.superlink.grid import InMemoryGrid
 
 from common.config import Config, load_run_config
+from common.config.batch import is_batch
 from common.data.simulation import divide, located
 from common.errors import UserError
+from server_app import batch
 from server_app.checkpoint import Checkpoint
 from server_app.client import Client
 from server_app.results import RunTracker
@@ -28,8 +30,11 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run a federation as the run config says."""
+    """Run a federation as the run config says, or several."""
     try:
+        if is_batch(context.run_config):
+            batch.play(context.run_config, lambda config: serve(grid, config, simulated=True))
+            return
         config = load_run_config(context.run_config)
         simulated, state = isinstance(grid, InMemoryGrid), os.environ.get(STATE_FOLDER)
         serve(grid, config, simulated=simulated, bindings=Bindings(Path(state)) if state and not simulated else None)

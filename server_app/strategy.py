@@ -112,11 +112,11 @@ class FederationStrategy(Strategy):
         self.summary()
         self.mailroom.deadline = self.membership.deadline = timeout
         result = Result()
-        at_the_end(self.snapshots.save)
         last = self.evaluations.waiting
-        for server_round in range(last.round + 1 if last else 1, num_rounds + 1):
-            self._play_round(server_round, num_rounds, grid, result)
-        self._hand_over(num_rounds, grid, result)
+        with at_the_end(self.snapshots.save):
+            for server_round in range(last.round + 1 if last else 1, num_rounds + 1):
+                self._play_round(server_round, num_rounds, grid, result)
+            self._hand_over(num_rounds, grid, result)
         return result
 
     def _play_round(self, server_round: int, num_rounds: int, grid: Grid, result: Result) -> None:

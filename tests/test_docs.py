@@ -16,13 +16,15 @@ import yaml
 from flwr.common.config import parse_config_args
 
 from client_app.site.site_keys import KEYS as SITE_KEYS
-from common.config import RUN_OPTIONS, load_config, profiles
+from common.config import RUN_OPTIONS, load_config, parse_overrides, profiles
+from common.config.profiles import COMPARISON_ONLY, PROFILE_ONLY, is_comparison
 from common.methods import built_in, find
 from common.options import Option
 from common.text import kebab
 from mh_pfedhn import simulation
 from mh_pfedhn.cli import make_parser
 from mh_pfedhn.commands.run import overrides_of
+from mh_pfedhn.comparing.plan import make_plan
 from server_app.results import Run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -140,6 +142,9 @@ def check(arguments: list[str], where: str) -> Any:
     options = parse(arguments, where)
     if arguments[0] == "run":
         load_config(overrides_of(options))
+    if arguments[0] == "compare":
+        overrides = parse_overrides([item for group in options.overrides for item in group])
+        assert make_plan(options.comparison, overrides).runs
     return options
 
 
@@ -212,12 +217,18 @@ def test_every_yaml_block_holds_keys_that_exist(page, written):
     names = written(page)
     for name, content in blocks(page, "yaml"):
         loaded = yaml.safe_load(content)
-        assert loaded.keys() <= SITE_KEYS.keys() | known_options().keys(), f"{page.name}: {content}"
+        known = SITE_KEYS.keys() | known_options().keys()
+        if is_comparison(loaded):
+            known |= {*COMPARISON_ONLY, *PROFILE_ONLY}
+        assert loaded.keys() <= known, f"{page.name}: {content}"
         if name == "site.yaml":
             for key, value in loaded.items():
                 SITE_KEYS[key](value)
     for name in names - {"site.yaml"}:
-        load_config({"profile": name})
+        if is_comparison(yaml.safe_load(Path(name).read_text())):
+            assert make_plan(name, {}).runs
+        else:
+            load_config({"profile": name})
 
 
 def test_the_own_models_and_data_that_are_shown_are_taken_by_a_simulation(written, tmp_path, monkeypatch):

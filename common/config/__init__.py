@@ -4,7 +4,7 @@ The same keys serve YAML profiles, `[tool.flwr.app.config]`, `flwr run -c`, `mh-
 """
 
 from common.config.loading import keys_with_help, load_config, load_run_config, parse_overrides
-from common.config.profiles import described_methods, profiles
+from common.config.profiles import described_comparisons, described_methods, profiles
 from common.config.run import (
     BY_CLIENT,
     DATASETS,
@@ -13,6 +13,7 @@ from common.config.run import (
     MODELS,
     RUN_NAME,
     RUN_OPTIONS,
+    RUNS,
     SITES,
     Config,
     project_dir,
@@ -24,10 +25,12 @@ __all__ = [
     "DEFAULT_PROFILE",
     "METHOD_SETTINGS",
     "MODELS",
+    "RUNS",
     "RUN_NAME",
     "RUN_OPTIONS",
     "SITES",
     "Config",
+    "described_comparisons",
     "described_methods",
     "keys_with_help",
     "load_config",

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -56,9 +56,17 @@ def load_config(overrides: Mapping[str, object], *, origin: str = "the command l
     layers = [] if complete else profile_layers(profile)
     profile = profile if complete else recorded(profile)
     layers.append(Layer(origin, _unpacked(overrides, origin), strict=True))
-    method = _method(layers)
+    return resolved(layers, profile, complete=complete)
+
+
+def resolved(layers: Sequence[Layer], profile: str, *, complete: bool = False) -> Config:
+    """The Config of these layers, which `profile` stands for; where they are `complete`, nothing is added to them.
+
+    Raises UserError, as `load_config`.
+    """
+    method = method_of(layers)
     if not complete:
-        layers[:0] = method_layer(method.name)
+        layers = [*method_layer(method.name), *layers]
     values: dict[str, Value] = {}
     for layer in layers:
         values |= _checked(layer, method)
@@ -134,8 +142,8 @@ def _unpacked(given: Mapping[str, object], origin: str) -> dict[str, object]:
     return settings | {key: value for key, value in given.items() if key != METHOD_SETTINGS}
 
 
-def _method(layers: list[Layer]) -> Halves:
-    """The method that the last of these layers names."""
+def method_of(layers: Sequence[Layer]) -> Halves:
+    """The method that the last of these layers names, or the usual one. Raises UserError."""
     name, origin = Config.method, ""
     for layer in layers:
         if "method" in layer.values:

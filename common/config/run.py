@@ -26,6 +26,7 @@ SITES = "sites"  # each site of a deployment brings its own data
 DATASETS = ("fashion-mnist", "cifar10", "cifar100", "emnist-byclass", "tiny-imagenet", "parquet", "npz", SITES)
 MODELS = ("lenet", "vgg8", "resnet10", "resnet12", "resnet18", "mlp", "squeezenet1_0", "squeezenet1_1")
 METHOD_SETTINGS = "method-settings"  # the key under which the settings of a method travel through Flower
+RUNS = "runs"  # the key under which Flower is told of a file with several runs (`common/config/batch.py`)
 
 # A run's name is the name of a folder, and of nothing outside it.
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")

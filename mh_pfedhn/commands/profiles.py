@@ -2,7 +2,7 @@
 
 import argparse
 
-from common.config import described_methods, keys_with_help, profiles
+from common.config import described_comparisons, described_methods, keys_with_help, profiles
 from mh_pfedhn.commands import Subparsers
 
 
@@ -14,6 +14,9 @@ def add(commands: Subparsers) -> None:
 def _profiles(options: argparse.Namespace) -> int:
     print("Profiles (join several with '+', later ones win):")
     for name, description in profiles():
+        print(f"  {name:<38} {description}")
+    print("\nComparisons (mh-pfedhn compare NAME):")
+    for name, description in described_comparisons():
         print(f"  {name:<38} {description}")
     print("\nMethods (-c method=NAME):")
     for name, description in described_methods():

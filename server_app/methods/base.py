@@ -146,6 +146,13 @@ class Method(ABC):
         """Tau of a client (paper, section 3.2); None for methods without chunks."""
         return None
 
+    def memory_for(self, clients: Sequence[Client]) -> float:
+        """Bytes that a round takes at its peak in the server's memory with these, the first clients; an estimate.
+
+        Only those that grow with the number or the size of clients; 0 where they hardly do.
+        """
+        return 0.0
+
     def numbers(self) -> Mapping[str, float]:
         """Numbers of the last round that are added to its line of the metrics, under kebab-case names."""
         return {}

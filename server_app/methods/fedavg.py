@@ -59,6 +59,10 @@ class FedAvg(Method):
             self.averages[client.num_params] = torch.zeros(client.num_params)
         return refused
 
+    def memory_for(self, clients: Sequence[Client]) -> float:
+        """Of the vectors of each K."""
+        return float(_VECTORS_A_SIZE * _BYTES_A_NUMBER * sum({client.num_params for client in clients}))
+
     def round(self, cohort: Sequence[Client]) -> Exchanges:
         """w = sum_i (m_i / M) w_i over the clients of each K, as w - sum_i (m_i / M) (w - w_i)."""
         replies = yield Exchange("personal", to=cohort, send=self.average, expect=_delta, deploys=True)

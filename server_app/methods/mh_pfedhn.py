@@ -177,6 +177,11 @@ class MHpFedHN(Method):
                 self.hn.start_at_mean(key, sorted(self._frozen))
         return refused
 
+    def memory_for(self, clients: Sequence[Client]) -> float:
+        """Of the network, its gradient and moments, and of what is generated."""
+        self.prepare(clients)
+        return self._memory_for(members_of(clients))
+
     def trains(self, client: Client) -> bool:
         """Clients of a frozen checkpoint are only tested: nothing that they have learns any more."""
         return client.key not in self._frozen

@@ -154,9 +154,11 @@ class Membership:
         return (self.registry.nodes() - doubtful) | resting | self._asked.nodes()
 
     def _greet(self, grid: Grid, nodes: list[int], patience: float) -> None:
-        halves = self._config.halves
-        settings = self._config.settings(halves.client.Settings)
-        greeting = protocol.encode_greeting(halves.client_name, self._config.seed, settings, self._method.facts)
+        config, halves = self._config, self._config.halves
+        settings = config.settings(halves.client.Settings)
+        greeting = protocol.encode_greeting(
+            halves.client_name, config.run_name, config.seed, settings, self._method.facts
+        )
         for node in nodes:
             message = Message(greeting, node, protocol.REGISTER, ttl=patience + TTL_MARGIN)
             if not self._asked.send(grid, str(node), message):

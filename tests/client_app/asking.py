@@ -182,7 +182,7 @@ def _evaluation(run_config, client, theta, changes) -> Evaluation:
 
 def greeting(*facts: str, method="mh-pfedhn", seed=0, **settings) -> RecordDict:
     """The server's question, which asks for these facts beyond K."""
-    return protocol.encode_greeting(method, seed, settings_of(method, settings), facts)
+    return protocol.encode_greeting(method, "run", seed, settings_of(method, settings), facts)
 
 
 ALWAYS_TOLD = {"client-key", "num-params", "train-samples", "test-samples"}

@@ -37,6 +37,7 @@ from common.protocol import (
     encode_registration,
     encode_request,
     encode_result,
+    run_name_of,
     upload_form,
 )
 from common.schema import Label, Vector, Whole
@@ -169,14 +170,16 @@ def test_a_registration_in_another_kind_of_record_is_malformed(record):
 
 
 def test_the_servers_greeting_arrives_as_it_was_sent():
-    greeting = decode_greeting(wired(encode_greeting("mh-pfedhn-gd", 7, SETTINGS, FACTS)))
-    assert (greeting.method, greeting.seed, greeting.facts) == ("mh-pfedhn-gd", 7, ("global-num-params", "group"))
+    greeting = decode_greeting(wired(encode_greeting("mh-pfedhn-gd", "run", 7, SETTINGS, FACTS)))
+    assert (greeting.method, greeting.run_name, greeting.seed) == ("mh-pfedhn-gd", "run", 7)
+    assert greeting.facts == ("global-num-params", "group")
     assert decode_settings(greeting.settings, Distillation) == SETTINGS
 
 
-def test_a_greeting_tells_version_method_seed_the_facts_asked_and_the_clients_settings_and_nothing_else():
-    content = encode_greeting("local", 7, LocalTraining(batch_size=8))
-    assert dict(content["instructions"]) == {"protocol-version": VERSION, "method": "local", "seed": 7, "facts": []}
+def test_a_greeting_tells_version_method_run_seed_the_facts_asked_and_the_clients_settings_and_nothing_else():
+    content = encode_greeting("local", "run", 7, LocalTraining(batch_size=8))
+    of_run = {"method": "local", "run-name": "run", "seed": 7}
+    assert dict(content["instructions"]) == {"protocol-version": VERSION, **of_run, "facts": []}
     assert set(content["settings"]) == set(options_of(LocalTraining))
     assert set(content) == {"instructions", "settings"}
     assert decode_greeting(wired(content)).facts == ()
@@ -188,23 +191,24 @@ def test_a_greeting_tells_version_method_seed_the_facts_asked_and_the_clients_se
         *[("seed", value, "seed must be a whole number") for value in (7.0, True, "7", [7])],
         *[("facts", value, "facts must be a list of names") for value in ("group", 7, [7], True)],
         *[("method", value, "method is ") for value in (7, "", "a b", "a/b", "a\n", "a" * 129, ["local"], True)],
+        *[("run-name", value, "run-name is not the name") for value in (7, "", "../run", "a" * 101, ["run"], True)],
     ],
 )
 def test_a_greeting_that_is_not_right_is_refused_by_key(key, value, words):
-    content = encode_greeting("local", 7, LocalTraining())
+    content = encode_greeting("local", "run", 7, LocalTraining())
     content["instructions"][key] = value
     error = error_of(decode_greeting, content)
     assert error.reason == "malformed"
     assert error.detail.startswith(words)
 
 
-@pytest.mark.parametrize("key", ["method", "seed", "facts"])
+@pytest.mark.parametrize("key", ["method", "run-name", "seed", "facts"])
 def test_a_greeting_with_a_key_missing_or_too_many_is_malformed(key):
-    content = encode_greeting("local", 7, LocalTraining())
+    content = encode_greeting("local", "run", 7, LocalTraining())
     del content["instructions"][key]
     error = error_of(decode_greeting, content)
     assert (error.reason, key in error.detail) == ("malformed", True)
-    content = encode_greeting("local", 7, LocalTraining())
+    content = encode_greeting("local", "run", 7, LocalTraining())
     content["instructions"][f"{key}-of-tomorrow"] = 1
     assert f"{key}-of-tomorrow" in error_of(decode_greeting, content).detail
 
@@ -213,7 +217,7 @@ def test_a_greeting_with_a_key_missing_or_too_many_is_malformed(key):
 def test_another_protocol_version_is_refused_with_both_versions(theirs):
     for function, content in (
         (decode_instructions, request()),
-        (decode_greeting, encode_greeting("local", 7, LocalTraining())),
+        (decode_greeting, encode_greeting("local", "run", 7, LocalTraining())),
     ):
         content["instructions"]["protocol-version"] = theirs
         error = error_of(function, content)
@@ -239,6 +243,12 @@ def test_a_version_of_another_type_is_refused(monkeypatch, version):
     assert version == protocol.VERSION  # in Python's eyes
     content = RecordDict({"instructions": ConfigRecord({"protocol-version": version})})
     assert error_of(decode_greeting, content).reason == "version"
+
+
+def test_the_run_that_a_message_belongs_to_can_be_told_before_it_is_checked():
+    assert run_name_of(wired(encode_greeting("local", "first", 7, LocalTraining()))) == "first"
+    assert run_name_of(request()) == "a-run"
+    assert run_name_of(RecordDict()) == ""
 
 
 # Requests: instructions
@@ -668,7 +678,7 @@ def test_whatever_arrives_as_settings_is_a_set_of_them_or_a_protocol_error(conte
 
 
 @FUZZ
-@given(contents("instructions", ConfigRecord, encode_greeting("local", 7, Sample(), FACTS), CONFIG_VALUES))
+@given(contents("instructions", ConfigRecord, encode_greeting("local", "run", 7, Sample(), FACTS), CONFIG_VALUES))
 def test_whatever_arrives_as_a_greeting_is_one_or_a_protocol_error(content):
     with only_protocol_errors():
         greeting = decode_greeting(content)

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from mh_pfedhn.flower_run import APP_DIR
 from mh_pfedhn.processes import flower_environment, free_port, running, tool, wait_until_healthy
 
@@ -55,9 +57,22 @@ def supernode(address: str, name: str, node_config: str, home: Path, env: Mappin
         yield
 
 
+def kill_all(process: subprocess.Popen[bytes]) -> None:
+    """What a power failure does: command, SuperLink, ServerApp, Ray and its workers, at once."""
+    parent = psutil.Process(process.pid)
+    family = [parent, *parent.children(recursive=True)]
+    for each in family:
+        try:
+            each.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(family, timeout=30)
+    process.wait(timeout=30)
+
+
 def metrics(run_dir: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl."""
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
-__all__ = ["APP_DIR", "BIN", "environment", "metrics", "run", "superlink", "supernode"]
+__all__ = ["APP_DIR", "BIN", "environment", "kill_all", "metrics", "run", "superlink", "supernode"]

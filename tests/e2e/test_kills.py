@@ -6,10 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
-from flower_processes import BIN, environment, metrics
+from flower_processes import BIN, environment, kill_all, metrics
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -34,19 +33,6 @@ def begin(folder: Path, name: str) -> subprocess.Popen[bytes]:
             stderr=log,
             start_new_session=True,
         )
-
-
-def kill_all(process: subprocess.Popen[bytes]) -> None:
-    """What a power failure does: command, SuperLink, ServerApp, Ray and its workers, at once."""
-    parent = psutil.Process(process.pid)
-    family = [parent, *parent.children(recursive=True)]
-    for each in family:
-        try:
-            each.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(family, timeout=30)
-    process.wait(timeout=30)
 
 
 def kill_later(process: subprocess.Popen[bytes], log: Path, rounds: int, seconds: float) -> bool:

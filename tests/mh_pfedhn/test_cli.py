@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from common.config import RUN_OPTIONS, described_methods, profiles
+from common.config import RUN_OPTIONS, described_comparisons, described_methods, profiles
 from common.methods import built_in, find
 from mh_pfedhn.cli import main
 
@@ -30,7 +30,7 @@ def test_profiles_lists_every_profile_with_its_description_and_every_key(capsys)
     lines = captured.out.splitlines()
     for name, description in profiles():
         assert any(line.split(maxsplit=1) == [name, description] for line in lines)
-    for name, description in described_methods():
+    for name, description in (*described_comparisons(), *described_methods()):
         assert description
         assert any(line.split(maxsplit=1) == [name, description] for line in lines)
     listed = {line.split(" = ")[0].strip() for line in lines if " = " in line}
@@ -54,7 +54,7 @@ def test_help_ends_with_0(capsys):
         main(["--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    assert all(f"    {command} " in text for command in ("run", "report", "profiles"))
+    assert all(f"    {command} " in text for command in ("run", "compare", "report", "profiles"))
 
 
 @pytest.mark.parametrize("module", ["mh_pfedhn", "mh_pfedhn.cli", "mh_pfedhn.deployment.guard"])

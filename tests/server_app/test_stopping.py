@@ -1,8 +1,10 @@
 """What is saved when the process ends: by Flower's handlers, and where Ray has taken the signal away from them."""
 
+import gc
 import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,10 +22,12 @@ def ray(signum, frame):
     sys.exit(1)
 
 def loop():
-    at_the_end(lambda: Path("saved").write_text("whole"))
-    Path("started").touch()
-    while Path("goes-on").exists():
-        time.sleep(0.01)
+    with at_the_end(lambda: Path("earlier").write_text("over")):
+        pass
+    with at_the_end(lambda: Path("saved").write_text("whole")):
+        Path("started").touch()
+        while Path("goes-on").exists():
+            time.sleep(0.01)
 
 signal.signal(signal.SIGTERM, ray)
 thread = threading.Thread(target=loop)
@@ -32,11 +36,43 @@ thread.join()
 """
 
 
-def test_flower_is_asked_to_wait_for_it(monkeypatch):
+@pytest.fixture
+def handlers(monkeypatch):
+    """What Flower is asked to call at the end of the process, with when it is to."""
     asked = []
     monkeypatch.setattr(stopping, "add_exit_handler", lambda handler, **when: asked.append((handler, when)))
-    stopping.at_the_end(print)
-    assert asked == [(print, {"run_before_force_exit": True})]
+    stopping._be_called.cache_clear()
+    yield asked
+    stopping._be_called.cache_clear()
+
+
+def test_flower_is_asked_once_to_wait_for_it_and_saves_the_run_under_way(handlers):
+    saved = []
+    for run in ("first", "second"):
+        with stopping.at_the_end(lambda run=run: saved.append(run)):
+            if run == "second":
+                handlers[0][0]()
+    assert saved == ["second"]
+    assert [when for _, when in handlers] == [{"run_before_force_exit": True}]
+
+
+def test_a_run_that_is_over_is_let_go_and_one_that_fails_is_saved(handlers):
+    class Run:
+        saved = 0
+
+        def save(self):
+            Run.saved += 1
+
+    run = Run()
+    gone = weakref.ref(run)
+    with pytest.raises(ValueError, match="a fault"), stopping.at_the_end(run.save):
+        raise ValueError("a fault")
+    assert Run.saved == 1
+    del run
+    gc.collect()
+    assert gone() is None
+    handlers[0][0]()
+    assert Run.saved == 1
 
 
 @pytest.mark.parametrize("stopped", [True, False], ids=["stopped by SIGTERM", "at its end"])
@@ -53,7 +89,8 @@ def test_where_the_main_thread_ends_without_a_word_the_loop_saves_and_ends_with_
         assert process.wait(timeout=60) == int(stopped)
     finally:
         process.kill()
-    assert (tmp_path / "saved").read_text() == "whole"
+    assert (tmp_path / "saved").exists() == stopped
+    assert not (tmp_path / "earlier").exists()
 
 
 def test_ray_waits_for_it_with_killing_and_does_not_abort_it():

@@ -16,6 +16,7 @@ from common.config import (
     METHOD_SETTINGS,
     MODELS,
     RUN_OPTIONS,
+    RUNS,
     SITES,
     keys_with_help,
     load_config,
@@ -511,8 +512,8 @@ def test_packed_settings_are_checked_as_others_are(packed, message):
 def test_pyproject_lists_the_keys_of_every_run_and_sets_none_but_the_profile():
     # `flwr run -c` takes no other keys than these; a method whose settings it does not list has METHOD_SETTINGS.
     run_config = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
-    assert {*RUN_OPTIONS, METHOD_SETTINGS} <= set(run_config)
-    assert set(run_config) <= {*KEYS, METHOD_SETTINGS}
+    assert {*RUN_OPTIONS, METHOD_SETTINGS, RUNS} <= set(run_config)
+    assert set(run_config) <= {*KEYS, METHOD_SETTINGS, RUNS}
     ours = set().union(*(find(name).options for name in ("local", "fedavg", "mh-pfedhn", "mh-pfedhn-gd")))
     assert ours <= set(run_config)
     assert run_config.pop("profile") == DEFAULT_PROFILE

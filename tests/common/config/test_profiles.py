@@ -8,13 +8,14 @@ import yaml
 from configs import FIVE_MODELS, assert_one_sentence, config_of, message_of
 
 from common.config import DATASETS, DEFAULT_PROFILE, SITES, load_config, profiles
-from common.config.profiles import METHODS_FOLDER, PROFILE_FOLDERS
+from common.config.profiles import METHODS_FOLDER, PROFILE_FOLDERS, comparisons
 from common.methods import built_in, find
 from common.options import AUTO
 from common.text import shown, split
 from server_app.methods.mh_pfedhn import HyperNetworkSettings
 
-PROFILE_FILES = [path for folder in PROFILE_FOLDERS for path in sorted(folder.glob("*.yaml"))]
+CONF_FILES = [path for folder in PROFILE_FOLDERS for path in sorted(folder.glob("*.yaml"))]
+PROFILE_FILES = [path for path in CONF_FILES if path not in comparisons().values()]
 
 
 def setting(config, *keys):
@@ -45,9 +46,9 @@ def test_every_file_of_a_method_is_of_a_built_in_one_and_holds_nothing_that_it_l
 
 
 def test_no_two_profiles_have_one_name():
-    names = [path.stem for path in PROFILE_FILES]
+    names = [path.stem for path in CONF_FILES]
     assert len({name.lower() for name in names}) == len(names)
-    assert not {path.suffix for path in PROFILE_FILES} - {".yaml"}
+    assert not {path.suffix for path in CONF_FILES} - {".yaml"}
 
 
 @pytest.mark.parametrize("name", ["paper-text", "paper-code"])

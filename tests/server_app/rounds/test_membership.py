@@ -53,7 +53,7 @@ def test_a_registration_tells_key_size_and_numbers_of_samples_and_nothing_else(r
     greetings = [message for _, message in played.sent(REGISTER)]
     assert len(greetings) == NUM_CLIENTS
     for greeting in greetings:
-        told = {"protocol-version": protocol.VERSION, "method": "mh-pfedhn", "seed": 0, "facts": []}
+        told = {"protocol-version": protocol.VERSION, "method": "mh-pfedhn", "run-name": "run", "seed": 0, "facts": []}
         assert dict(greeting.content["instructions"]) == told
         # Settings of the client's half and none of the server's.
         assert settings_in(greeting) == {

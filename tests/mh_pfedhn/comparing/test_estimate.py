@@ -1,0 +1,139 @@
+"""The estimate of a comparison: what is counted, what is measured and how often, and how it is listed."""
+
+import pytest
+import torch
+
+from mh_pfedhn.cli import main
+from mh_pfedhn.comparing import estimate
+from mh_pfedhn.comparing.estimate import Estimator, described
+from server_app.client import Client
+from server_app.methods.base import Exchange, Method
+from server_app.rehearsal import memory_for, rehearse
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """Speeds that are known: a second a sample in training, a tenth in a test; counts what was measured."""
+    measured = []
+
+    def timed(site, batch_size):
+        measured.append((site.num_params, batch_size))
+        return estimate._Speed(1.0, 0.1)
+
+    monkeypatch.setattr(estimate, "_timed", timed)
+    return measured
+
+
+@pytest.fixture
+def two_workers(monkeypatch):
+    monkeypatch.setattr(estimate, "workers", lambda config: 2)
+
+
+@pytest.mark.usefixtures("two_workers")
+def test_training_and_tests_of_all_clients_are_divided_among_the_workers(small, timed):
+    run = small({"num-clients": 4, "local-epochs": 3, "methods": ["local"]}).runs[0]
+    clients = estimate._clients(run.config)
+    train, test = sum(client.num_train for client in clients), sum(client.num_test for client in clients)
+    found = Estimator().of(run)
+    messages = 4 * 0.005
+    assert found.seconds / 4 == pytest.approx((3 * train + 0.1 * test) / 2 + messages, rel=1e-3)  # four rounds
+
+
+@pytest.mark.usefixtures("two_workers")
+def test_an_exchange_takes_as_long_as_its_slowest_client(small, timed):
+    joint = small({"methods": {"mh-pfedhn": {"hidden-dim": 4}}, "num-clients": 3}).runs[0]
+    sequential = small({"methods": {"mh-pfedhn": {"hidden-dim": 4, "schedule": "sequential"}}, "num-clients": 3}).runs[
+        0
+    ]
+    # One client after the other, with a test of its own, where two work at once else.
+    assert Estimator().of(sequential).seconds > 1.3 * Estimator().of(joint).seconds
+
+
+def test_each_architecture_is_measured_once_and_the_global_model_as_one(small, timed):
+    plan = small(
+        {
+            "methods": ["local", "fedavg", "mh-pfedhn-g"],
+            "models": "lenet,mlp",
+            "num-clients": 4,
+            "hidden-dim": 4,
+            "global-model": "mlp",
+            "seeds": [0, 1, 2],
+        }
+    )
+    estimator = Estimator()
+    for run in plan.runs:
+        estimator.of(run)
+    assert len(timed) == 2
+
+
+def test_a_step_and_a_test_are_really_timed(small):
+    run = small().runs[0]
+    found = Estimator().of(run)
+    assert 0 < found.seconds < 60
+    assert 1e9 < found.num_bytes < 1e10
+
+
+def test_the_list_has_each_run_with_what_is_done_and_the_whole(small, leave, timed):
+    plan = small({"methods": ["local"], "seeds": [0, 1, 2]})
+    leave(plan.runs[0])
+    leave(plan.runs[1], rounds=3, finished=False, checkpoint=3)
+    text = described(plan, [plan.runs[0].name])
+    header, first, second, third, whole, seconds, memory = text.splitlines()
+    assert header.split() == ["run", "rounds", "time", "memory"]
+    assert first.split() == ["local-quickstart-0", "4", "finished"]
+    assert second.endswith("  goes on after round 3")
+    assert third.split()[:2] == ["local-quickstart-2", "4"]
+    assert whole == f"3 runs, 1 of them finished, in {plan.folder}"
+    assert seconds.startswith("about ")
+    assert seconds.endswith(" for the rest (simulations to start: 1)")
+    assert " of memory at most, and " in memory
+
+
+def test_a_dry_run_starts_nothing_and_leaves_no_files(tmp_path, tiny_images, monkeypatch, capsys, timed):
+    monkeypatch.chdir(tmp_path)
+    settings = ["dataset=npz", f"data-dir={tiny_images}", "num-clients=2", "models=lenet", "classes-per-client=2"]
+    assert main(["compare", "quickstart", "--dry-run", "-c", "method=local", *settings]) == 0
+    assert "1 runs, 0 of them finished" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+# A round without clients
+
+
+class Counting(Method):
+    """Two exchanges, and one kind of array that is only bounded."""
+
+    def round(self, cohort):
+        replies = yield Exchange("first", to=cohort, send={"theta": torch.zeros(5)}, losses="")
+        assert set(replies) == {client.key for client in cohort}
+        yield Exchange("second", to=cohort[:1])
+
+    def deploy(self, clients):
+        yield Exchange("deploy", to=clients, deploys=True)
+
+
+CLIENTS = [Client(str(i), 50, 1, num_train=10, num_test=5) for i in range(4)]
+
+
+def test_a_round_is_played_with_answers_that_fit(small, monkeypatch):
+    monkeypatch.setattr("server_app.rehearsal._method", Counting)
+    exchanges, seconds = rehearse(small({"participation": 0.5}).runs[0].config, CLIENTS)
+    assert [(len(each.clients), each.losses, each.num_bytes) for each in exchanges] == [(2, "", 40), (1, "train", 0)]
+    assert seconds > 0
+
+
+def test_a_hypernetwork_is_judged_by_its_full_width_and_played_with_in_narrower_ones(small, monkeypatch):
+    config = small({"methods": ["mh-pfedhn"], "hidden-dim": 64, "chunk-size": 10}).runs[0].config
+    needed = memory_for(config, CLIENTS)
+    monkeypatch.setattr("server_app.rehearsal._MOST_BYTES", needed / 7.9)
+    made = []
+    prepare = config.halves.server.prepare
+
+    def prepared(self, clients):
+        prepare(self, clients)
+        made.append(self.hn.hidden_dim)
+
+    monkeypatch.setattr(config.halves.server, "prepare", prepared)
+    exchanges, seconds = rehearse(config, CLIENTS)
+    assert (made, seconds > 0) == ([64, 8, 2], True)
+    assert exchanges[0].num_bytes == 2 * 4 * 50 * 4  # four vectors down and up
