@@ -45,12 +45,12 @@ class Room:
         }
         candidates = {key: member for key, member in members.items() if key not in refused}
         free = free_memory(self._device)
-        if self._needed(hn, candidates) <= free:
+        if self.needed(hn, candidates) <= free:
             return refused
         fitting: dict[str, Member] = {}
         for key, member in sorted(candidates.items(), key=lambda each: each[1].num_params):
             more = fitting | {key: member}
-            if self._needed(hn, more) <= free:
+            if self.needed(hn, more) <= free:
                 fitting = more
             else:
                 refused[key] = (
@@ -64,7 +64,7 @@ class Room:
         """What these will take beside those who are known, in words; empty where they bring nothing new."""
         return self._in_words(hn, members, free_memory(self._device)) if hn.count_new_values(members) else ""
 
-    def _needed(self, hn: HyperNetwork, members: Mapping[str, Member]) -> float:
+    def needed(self, hn: HyperNetwork, members: Mapping[str, Member]) -> float:
         """Bytes that a round takes at its peak with these beside those who are known; 0 where they bring nothing."""
         values = hn.count_new_values(members)
         generated = sum(member.num_params for member in (hn.members | dict(members)).values())
@@ -73,6 +73,6 @@ class Room:
     def _in_words(self, hn: HyperNetwork, members: Mapping[str, Member], free: int) -> str:
         return (
             f"{hn.count_new_values(members):,} values more for {len(members)} clients, chunks of {hn.chunk_size}; with "
-            f"gradients and Adam's moments {self._needed(hn, members) / _GIB:.2f} GiB of {free / _GIB:.2f} GiB that "
+            f"gradients and Adam's moments {self.needed(hn, members) / _GIB:.2f} GiB of {free / _GIB:.2f} GiB that "
             f"are free on {self._device.type}"
         )

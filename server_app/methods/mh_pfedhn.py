@@ -180,7 +180,7 @@ class MHpFedHN(Method):
     def memory_for(self, clients: Sequence[Client]) -> float:
         """Of the network, its gradient and moments, and of what is generated."""
         self.prepare(clients)
-        return self._memory_for(members_of(clients))
+        return self.room.needed(self.hn, members_of(clients))
 
     def trains(self, client: Client) -> bool:
         """Clients of a frozen checkpoint are only tested: nothing that they have learns any more."""
