@@ -16,6 +16,8 @@ from server_app.results.formatting import format_bytes, format_count, format_dec
 from server_app.results.plots import draw_costs, draw_curves, draw_partition, png
 from server_app.results.reading import Run, read_run
 from server_app.results.record import PHASES
+from server_app.results.script import SCRIPT
+from server_app.results.style import STYLE
 from server_app.results.template import TEMPLATE
 
 _REFRESH_SECONDS = 15
@@ -38,6 +40,8 @@ def write_report(run_dir: Path) -> Path:
     )
     page = environment.from_string(TEMPLATE).render(
         run=run,
+        style=STYLE,
+        script=SCRIPT,
         name=str(run.config.get("run-name") or run_dir.resolve().name),
         refresh_seconds=_REFRESH_SECONDS,
         planned=run.config.get("num-rounds"),
