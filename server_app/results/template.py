@@ -1,6 +1,11 @@
 """The Jinja2 template of `report.html`, as a string: Flower's app bundle carries Python files but no HTML."""
 
 TEMPLATE = """\
+{% macro picture(plot) %}
+{% set alternative = caller() | trim %}
+<div class="scroll"><img class="light" src="{{ plot.light | image }}" alt="{{ alternative }}">
+<img class="dark" src="{{ plot.dark | image }}" alt="{{ alternative }}"></div>
+{% endmacro %}
 <!doctype html>
 <html lang="en">
 <head>
@@ -64,9 +69,11 @@ if headline["best-round"] is not none }}
 
 <section>
 <h2>Curves</h2>
-<div class="scroll"><img src="{{ curves | image }}" alt="Accuracy and loss against the round. Best accuracy over all
+{% call picture(curves) %}
+Accuracy and loss against the round. Best accuracy over all
 test samples{{ of_new }}: {{ headline["best-accuracy"] | accuracy }}; last: {{ headline["last-accuracy"] | accuracy }}.
-{%- if has_known %} Known clients, last: {{ headline["last-accuracy-known"] | accuracy }}.{% endif %}"></div>
+{%- if has_known %} Known clients, last: {{ headline["last-accuracy-known"] | accuracy }}.{% endif %}
+{% endcall %}
 <p class="note">Accuracy and test loss of a round are those of the weights after its update, on the clients' own test
 samples. Best rounds are chosen on these same test samples.
 {%- if has_known %} Solid lines are of new clients, the dashed line is of known ones.{% endif %}</p>
@@ -139,20 +146,27 @@ clients, which cut:
 {% if heat_map %}
 <section>
 <h2>Partition</h2>
-<div class="scroll"><img src="{{ heat_map | image }}" alt="Heat map of the number of samples of each class that each
+{% call picture(heat_map) %}
+Heat map of the number of samples of each class that each
 client holds: {{ run.partition["clients"] | length }} clients,
-{{ run.partition["class-names"] | length }} classes."></div>
+{{ run.partition["class-names"] | length }} classes.
+{% endcall %}
 </section>
 {% endif %}
 
 <section>
 <h2>Time and traffic</h2>
-<div class="scroll"><img src="{{ costs | image }}" alt="Seconds by phase and bytes down and up, a round. Means:
+{% call picture(costs) %}
+Seconds by phase and bytes down and up, a round. Means:
 generate {{ mean_seconds.generate | duration }}, exchange {{ mean_seconds.exchange | duration }},
-update {{ mean_seconds["update"] | duration }}."></div>
+update {{ mean_seconds["update"] | duration }}{% if starts %}; start-up {{ starts | sum | duration }}{% endif %}.
+{% endcall %}
 <p class="note">Mean a round: generate {{ mean_seconds.generate | duration }}, exchange
 {{ mean_seconds.exchange | duration }} (network and the clients' training), update
 {{ mean_seconds["update"] | duration }}, whole round {{ mean_seconds.total | duration }}.
+{%- if starts %} Apart from that, start-up {{ starts | sum | duration }}
+{{- " in %d processes" % (starts | length) if starts | length > 1 }}: nodes, workers and registration, before the first
+exchange{{ " of each" if starts | length > 1 }}.{% endif %}
 Bytes are those of the arrays as sent.</p>
 </section>
 
