@@ -14,6 +14,7 @@ import torch
 from flwr.app import ConfigRecordValues, Context, RecordDict
 
 from client_app.methods.base import DEPLOY, ClientMethod, Outcome, Task
+from client_app.personal import about
 from client_app.privacy import Ledger, secret_normal, seeded_normal
 from client_app.site import Site
 from client_app.site.simulated import simulated_site
@@ -102,7 +103,10 @@ class Trainer:
         method.load(task)
         if task.instructions.final:
             task.store.export(PERSONAL_MODEL, dict(task.site.personal.model.state_dict()))
-        return method.test(task) if task.instructions.test else None
+        evaluation = method.test(task) if task.instructions.test else None
+        if task.instructions.final:
+            task.store.describe(PERSONAL_MODEL, about(task.site, task.instructions, evaluation))
+        return evaluation
 
     def _store(self, instructions: Instructions) -> ClientStore:
         store = ClientStore(self._folder_of, instructions)

@@ -31,12 +31,12 @@ class Factory:
     name: str  # module:name
     args: Mapping[str, Any]
 
-    def call(self) -> Any:
-        """Call it with its args."""
+    def call(self, *arguments: Any) -> Any:
+        """Call it with these arguments, and with its args."""
         target = self._target()
-        self._check_args(target)
+        self._check_args(target, *map(str, arguments))
         try:
-            return target(**self.args)
+            return target(*arguments, **self.args)
         except (Exception, SystemExit) as error:
             raise UserError(f"{self.key}: {self.name} raised {describe(error)}.") from error
 

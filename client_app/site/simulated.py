@@ -58,6 +58,7 @@ def simulated_site(config: Config, partition_id: int, num_nodes: int) -> Site:
         privacy=_privacy(config),
         foreign_methods=frozenset({config.halves.client_name} - {*built_in()}),
         place=_place(config, partition_id, num_parts),
+        built_by=_built_by(str(partition_id), name, dataset),
     )
 
 
@@ -101,6 +102,19 @@ def _architecture(config: Config, name: str) -> tuple[str, tuple[str, ...], tupl
     variant = VARIANTS.get(name, Variant())
     keep_local, freeze = variant.keep_local + split(config.keep_local), variant.freeze + split(config.freeze)
     return name.partition("/")[0], keep_local, freeze
+
+
+def _built_by(key: str, name: str, dataset: Dataset) -> dict[str, object]:
+    return {
+        "client": key,
+        "model": name,
+        "architecture": name.partition("/")[0],
+        "image-shape": dataset.image_shape,
+        "num-classes": dataset.num_classes,
+        "class-names": dataset.class_names,
+        "mean": dataset.mean,
+        "std": dataset.std,
+    }
 
 
 def _group(architecture: str, seed: int) -> str:
