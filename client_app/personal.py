@@ -37,7 +37,7 @@ def about(site: Site, instructions: Instructions, evaluation: Evaluation | None)
         "method": instructions.method,
         "round": instructions.server_round - 1,  # the one that led to the model
         **site.built_by,
-        "inputs": _specification(site.test),
+        "inputs": _specification(site.train),
     }
     if evaluation:
         content |= {"test-accuracy": evaluation.accuracy, "test-samples": evaluation.total}
