@@ -4,8 +4,9 @@ Flower's `context.state` dies with the SuperNode, so it is not used. Files hold 
 `weights_only=True`: one a name and round, `kept.000012.pt`, and `history.json` beside them.
 """
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from client_app.history import LOST, History
 from common.errors import ProtocolError
-from common.files import make_folder, write_tensors
+from common.files import make_folder, write_tensors, write_text
 from common.instructions import Instructions
 from common.lineage import Point
 
@@ -98,6 +99,10 @@ class ClientStore:
         """Write these tensors as a file of their own, for others to read: no round, nothing to go back to."""
         make_folder(self._folder)
         write_tensors(self._folder / f"{name}.pt", _on_cpu(state))
+
+    def describe(self, name: str, content: Mapping[str, object]) -> None:
+        """Write what is to be known of an exported file beside it, as JSON; what JSON does not have stands as text."""
+        write_text(self._folder / f"{name}.json", json.dumps(content, indent=2, default=str) + "\n")
 
     def _found(self, name: str) -> set[Point]:
         """Where the states lie that this client has at the rounds that the server may come back to."""

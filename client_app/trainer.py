@@ -14,6 +14,7 @@ import torch
 from flwr.app import Context, RecordDict
 
 from client_app.methods.base import DEPLOY, ClientMethod, Outcome, Task
+from client_app.personal import about
 from client_app.privacy import Ledger, secret_normal, seeded_normal
 from client_app.site import Site
 from client_app.site.simulated import simulated_site
@@ -112,6 +113,8 @@ class Trainer:
         # Where what is sent is noised, nobody is told how a model does that was trained without noise.
         if AFTER_TRAINING in asked and site.privacy is None:
             found[AFTER_TRAINING] = _test_after_training(method, task)
+        if task.instructions.final:
+            task.store.describe(PERSONAL_MODEL, about(site, task.instructions, found.get(TEST)))
         return {name: evaluation for name, evaluation in found.items() if evaluation}
 
     def _store(self, instructions: Instructions) -> ClientStore:

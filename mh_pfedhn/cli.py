@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 
 from common.errors import UserError
-from mh_pfedhn.commands import certs, compare, profiles, report, run, server, site
+from mh_pfedhn.commands import certs, compare, export, profiles, report, run, server, site
 
 # In the order of the help: what a researcher uses, then what the operators of a deployment use.
-_COMMANDS = (run.add, compare.add, report.add, profiles.add, certs.add, server.add, site.add)
+_COMMANDS = (run.add, compare.add, report.add, export.add, profiles.add, certs.add, server.add, site.add)
 
 
 def make_parser() -> argparse.ArgumentParser:

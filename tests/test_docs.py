@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from flwr.common.config import parse_config_args
 
+from client_app.personal import Personal
+from client_app.programs import write_program
 from client_app.site.site_keys import KEYS as SITE_KEYS
 from common.config import RUN_OPTIONS, load_config, parse_overrides, profiles
 from common.config.profiles import COMPARISON_ONLY, PROFILE_ONLY, is_comparison
 from common.methods import built_in, find
+from common.models import build_model
 from common.options import Option
 from common.text import kebab
 from mh_pfedhn import simulation
@@ -270,6 +274,20 @@ def test_every_python_block_of_the_readme_calls_what_there_is():
                     assert hasattr(modules[node.value.id], node.attr), ast.unparse(node)
                 if node.value.id in results:
                     assert node.attr in of_run, ast.unparse(node)
+
+
+def test_the_snippet_about_trained_models_runs_one(tmp_path, monkeypatch):
+    (content,) = (content for _, content in blocks(SETTINGS, "python") if "torch.export.load" in content)
+    (command,) = (words for words in commands(SETTINGS) if words[:2] == ["mh-pfedhn", "export"])
+    output = make_parser().parse_args(command[1:]).output
+    assert f'"{output}"' in content
+    monkeypatch.chdir(tmp_path)
+    about = {"image-shape": [1, 8, 8], "mean": [0.5], "std": [0.25]}
+    model = build_model("lenet", (1, 8, 8), 3, seed=0)
+    write_program(Personal(tmp_path, model.state_dict(), about), model, output, "torch-export")
+    names = {"images": torch.zeros(4, 1, 8, 8, dtype=torch.uint8)}
+    exec(content, names)
+    assert names["logits"].shape == (4, 3)
 
 
 # Settings -------------------------------------------------------------------------------------------------------------

@@ -84,6 +84,7 @@ class PrivateSite:
             correct=self._correct,
             privacy=file.privacy,
             foreign_methods=frozenset(file.methods),
+            built_by={"factory": file.model.name, "args": dict(file.model.args)},
         )
 
 

@@ -53,7 +53,8 @@ def simulated_site(config: Config, partition_id: int, num_nodes: int) -> Site:
     """
     num_parts = config.num_parts(num_nodes)
     key = division_key(config, num_parts)
-    dataset = _division(key).dataset
+    division = _division(key)
+    dataset = division.dataset
     device = resolve_device(config.device)
     name = config.model_of(partition_id, num_parts)
     of_run = (dataset.input_shape, dataset.num_classes, config.seed, device)
@@ -71,6 +72,7 @@ def simulated_site(config: Config, partition_id: int, num_nodes: int) -> Site:
         privacy=_privacy(config),
         foreign_methods=frozenset({config.halves.client_name} - {*built_in()}),
         place=_place(config, partition_id, num_parts),
+        built_by=_built_by(str(partition_id), name, division),
     )
 
 
@@ -173,6 +175,20 @@ def _patterns(config: Config, name: str) -> tuple[tuple[str, ...], tuple[str, ..
     """The patterns of layers that a name in `models` has kept local, and frozen."""
     variant = VARIANTS.get(name, Variant())
     return variant.keep_local + split(config.keep_local), variant.freeze + split(config.freeze)
+
+
+def _built_by(key: str, name: str, division: Division) -> dict[str, object]:
+    dataset, normalisation = division.dataset, division.normalisation
+    if _is_own(name):
+        built: dict[str, object] = {"factory": name, "args": [dataset.input_shape, dataset.num_classes]}
+    else:
+        built = {"architecture": name.partition("/")[0]}
+    if dataset.image_shape is not None:
+        built |= {"image-shape": dataset.image_shape}
+    if normalisation is not None:
+        built |= {"mean": normalisation.mean, "std": normalisation.std}
+    classes = {"num-classes": dataset.num_classes, "class-names": dataset.class_names} if dataset.num_classes else {}
+    return {"client": key, "model": name, **built, **classes}
 
 
 def _group(architecture: str, seed: int) -> str:

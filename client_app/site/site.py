@@ -1,7 +1,7 @@
 """A site: its private model and data, whether simulated (`simulated.py`) or an operator's (`private.py`)."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +91,8 @@ class Site:
     foreign_methods: frozenset[str] = frozenset()  # package.module:Class of what it takes part in beside our methods
     place: Place | None = None  # None: a real site, which decides for itself
     validation: Samples | None = None  # held back from training, to choose settings on; None: nothing is
+    # What the personal model is built by, and from which data, as far as it is known: see `client_app/personal.py`.
+    built_by: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def num_params(self) -> int:

@@ -1,24 +1,26 @@
 """What an operator does with a site beside running it: check it before anything is sent, take its trained model out."""
 
+import json
 import math
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import torch
 from torch import nn
 
+from client_app.personal import load_weights, read_personal
 from client_app.privacy import Ledger
+from client_app.programs import check_new, write_program
 from client_app.site.private import PrivateSite, build_personal, load_site
 from client_app.site.site_file import SiteFile, read_site_file
 from client_app.store import PERSONAL_MODEL
 from common.config import RUN_NAME
 from common.errors import UserError
-from common.factories import describe
-from common.files import write_tensors
+from common.files import WriteError, write_tensors, write_text
 from common.models import build_model
 from common.params import ParameterVector
 from common.text import nearest
 
+STATE_DICT = "state-dict"
 _CHUNK_SIZE = 3072  # the paper's N
 _UPLOADS = (1, 10, 100)  # numbers of uploads for which `check` says what they would cost
 _GLOBAL_MODEL = "lenet"  # the server's default
@@ -33,11 +35,14 @@ def check(path: Path) -> None:
     print("\n".join([*_here(site), "", *_there(site)]))
 
 
-def export(path: Path, run_name: str, output: Path) -> None:
-    """Copy the personal model of a finished run, a plain state_dict, to `output`.
+def export(path: Path, run_name: str, output: Path, form: str = STATE_DICT) -> None:
+    """Write the personal model of a finished run to `output`, for use without this package.
 
-    Raises UserError when there is none, when it does not fit the model that the site's file builds, and when there is a
-    file `output` already.
+    As STATE_DICT that is its plain state_dict, with the description of `client_app/personal.py` in `output` and
+    `.json`; in another form of `client_app/programs.py` a program that takes what the site's data give.
+
+    Raises UserError when there is none, when it does not fit the model that the site's file builds, when it cannot be
+    made a program, and when there is a file `output` already.
     """
     file = read_site_file(path)
     if not RUN_NAME.fullmatch(run_name):
@@ -47,26 +52,23 @@ def export(path: Path, run_name: str, output: Path) -> None:
         runs = sorted(found.parent.name for found in file.run_folder("").glob(f"*/{source.name}"))
         known = f"; finished runs: {', '.join(runs)}" if runs else "; no run has finished here yet"
         raise UserError(f"There is no {source}{nearest(run_name, runs) or known}.")
-    if output.exists():
-        raise UserError(f"{output} exists already: choose another name, or remove it.")
+    description = output.with_name(f"{output.name}.json")
+    for each in (output, description) if form == STATE_DICT else (output,):
+        check_new(each)
+    personal = read_personal(source.parent)
     try:
-        state = torch.load(source, map_location="cpu", weights_only=True)
-    except Exception as error:  # PyTorch's reader answers damage with whatever its parts raise
-        raise UserError(f"{source} is damaged: restore it from a backup, or run again.") from error
-    try:
-        personal = build_personal(file, file.seed or 0)
+        model = build_personal(file, file.seed or 0).model
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    if form != STATE_DICT:
+        write_program(personal, model, output, form, built_by=f"{path} builds")
+        return
+    load_weights(personal, model, f"{path} builds")
     try:
-        personal.model.load_state_dict(state, strict=True)
-    except Exception as error:
-        raise UserError(
-            f"{source} does not fit the model that {path} builds ({describe(error)}): was the model changed since?"
-        ) from error
-    try:
-        write_tensors(output, state)
-    except OSError as error:
-        raise UserError(f"{output} cannot be written: {error.strerror or error}.") from error
+        write_tensors(output, personal.state)
+        write_text(description, json.dumps(personal.about, indent=2) + "\n")
+    except WriteError as error:
+        raise UserError(f"{error.filename} cannot be written: {error.strerror}.") from error
 
 
 def _here(site: PrivateSite) -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from mh_pfedhn.commands import Subparsers
+from mh_pfedhn.commands.export import FORMATS
 
 
 def add(commands: Subparsers) -> None:
@@ -29,11 +30,16 @@ def add(commands: Subparsers) -> None:
     )
     run.set_defaults(handle=_run)
 
-    export = site.add_parser(
-        "export", parents=[site_file], help="write the model of a finished run as a state_dict for plain PyTorch"
-    )
+    export = site.add_parser("export", parents=[site_file], help="write the model of a finished run for plain PyTorch")
     export.add_argument("--run", required=True, metavar="RUN_NAME")
     export.add_argument("--output", type=Path, required=True, metavar="FILE", help="must not exist yet")
+    export.add_argument(
+        "--format",
+        default="state-dict",
+        choices=["state-dict", *FORMATS],
+        help="weights for the model's own code, with a description beside them, or a program that needs no code; it "
+        "takes what the site's data give",
+    )
     export.set_defaults(handle=_export)
 
     forget = site.add_parser("forget", help="on the server: unbind a client key, which another site may then claim")
@@ -61,7 +67,7 @@ def _export(options: argparse.Namespace) -> int:
     from client_app.site.tools import export
 
     output = options.output.expanduser()
-    export(options.site.expanduser(), options.run, output)
+    export(options.site.expanduser(), options.run, output, options.format)
     print(output)
     return 0
 

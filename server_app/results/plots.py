@@ -9,6 +9,7 @@ from itertools import cycle
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -16,14 +17,13 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from common.evaluation import AFTER_TRAINING, TEST, VALIDATION
-from server_app.results.drawing import INK as _INK
-from server_app.results.drawing import literal as _literal
-from server_app.results.drawing import new_figure as _figure
-from server_app.results.drawing import style as _style
-from server_app.results.formatting import FURTHER_TESTS, byte_unit
+from server_app.results.drawing import INK, literal, new_figure, style
+from server_app.results.formatting import FURTHER_TESTS, byte_unit, format_duration
 from server_app.results.metrics import accuracy_key
 from server_app.results.reading import Run
-from server_app.results.record import PHASES
+from server_app.results.record import PHASES, START
+
+Seconds = npt.NDArray[np.float64]  # [rounds]
 
 _BEST = "#f2c14e"
 _FURTHER_STYLES: dict[str, Any] = {AFTER_TRAINING: "-.", VALIDATION: (0, (8, 2))}  # apart from the known clients' "--"
@@ -43,7 +43,7 @@ _COLOURS = (
 
 def draw_curves(run: Run) -> Figure:
     """Accuracy (top) and loss (bottom) against the round; known clients are dashed, as in the paper's figure 3."""
-    figure = _figure(height=8.6)
+    figure = new_figure(height=8.6)
     top, bottom = figure.subplots(2, 1, height_ratios=(5, 3))
     _draw_accuracies(top, run)
     _draw_losses(bottom, run)
@@ -63,10 +63,10 @@ def _draw_accuracies(axes: Axes, run: Run) -> None:
     for test in run.further_tests:
         of_what = f"mean over {subject}, {FURTHER_TESTS[test]}"
         curves.append((f"{accuracy_key(test)}-mean", 1.4, _FURTHER_STYLES[test], of_what))
-    for key, width, style, of_what in curves:
+    for key, width, dashes, of_what in curves:
         rounds, accuracies = _values(run, key)
         handles += axes.plot(
-            rounds, accuracies, color="black", linewidth=width, linestyle=style, marker=marker, label=of_what
+            rounds, accuracies, color="black", linewidth=width, linestyle=dashes, marker=marker, label=of_what
         )
     known_rounds, known_accuracies = _values(run, "accuracy-known")
     known: list[Line2D] = []
@@ -106,8 +106,8 @@ def _draw_accuracies(axes: Axes, run: Run) -> None:
             )
         )
     if best is None and not known_accuracies:
-        axes.text(0.5, 0.5, "no round has been evaluated yet", transform=axes.transAxes, ha="center", color=_INK)
-    _style(axes, "Accuracy on the clients' test samples", "round", "accuracy (fraction correct)")
+        axes.text(0.5, 0.5, "no round has been evaluated yet", transform=axes.transAxes, ha="center", color=INK)
+    style(axes, "Accuracy on the clients' test samples", "round", "accuracy (fraction correct)")
     _style_rounds(axes, run)
     axes.set_ylim(bottom=0)
     axes.legend(
@@ -133,7 +133,7 @@ def _draw_architectures(axes: Axes, run: Run, marker: str) -> list[Line2D | Patc
     handles: list[Line2D | Patch] = []
     for name, colour in zip(names, _COLOURS, strict=False):
         _draw_architecture(axes, run.accuracies(name), colour, marker, band=True)
-        handles.append(Line2D([], [], color=colour, linewidth=1.6, marker=marker, label=_literal(name) + suffix))
+        handles.append(Line2D([], [], color=colour, linewidth=1.6, marker=marker, label=literal(name) + suffix))
     if len(run.new_clients) > len(names):
         handles.append(Patch(color="#9aa5b1", alpha=0.3, label=f"band: 10th to 90th percentile of {subject}"))
     return handles
@@ -155,18 +155,18 @@ def _draw_losses(axes: Axes, run: Run) -> None:
     test = "test, by test samples" + (" of new clients" if run.has_known_clients else "")
     curves = [("train-loss", "local training, by training samples", "#d9722e"), ("loss", test, "#3b6fb6")]
     for name, colour in zip(run.extra_losses, cycle(_COLOURS[2:]), strict=False):
-        curves.append((f"{name}-loss", f"{_literal(name)}, by training samples", colour))
+        curves.append((f"{name}-loss", f"{literal(name)}, by training samples", colour))
     for key, label, colour in curves:
         rounds, losses = _values(run, key)
         axes.plot(rounds, losses, color=colour, linewidth=1.8, marker="o" if len(rounds) == 1 else "", label=label)
-    _style(axes, "Loss", "round", "loss (mean a sample)")
+    style(axes, "Loss", "round", "loss (mean a sample)")
     _style_rounds(axes, run)
     axes.legend(loc="upper left", bbox_to_anchor=(0, -0.22), ncols=2, fontsize=8.5, frameon=False)
 
 
 def draw_costs(run: Run) -> Figure:
     """Seconds by phase (top) and bytes (bottom) a round."""
-    figure = _figure(height=6.2)
+    figure = new_figure(height=6.2)
     top, bottom = figure.subplots(2, 1)
     rounds = [line["round"] for line in run.metrics]
     base = np.zeros(len(rounds))
@@ -174,11 +174,15 @@ def draw_costs(run: Run) -> Figure:
         seconds = np.array([line["seconds"][phase] for line in run.metrics])
         top.bar(rounds, seconds, width=1.0, bottom=base, color=colour, label=phase)
         base += seconds
-    rest = np.array([line["seconds"]["total"] for line in run.metrics]) - base
-    top.bar(rounds, rest.clip(min=0), width=1.0, bottom=base, color="#d9dee4", label="rest of the round")
-    _style(top, "Time by phase", "round", "seconds")
+    start = np.array([line["seconds"].get(START, 0.0) for line in run.metrics])
+    rest = (np.array([line["seconds"]["total"] for line in run.metrics]) - start - base).clip(min=0)
+    top.bar(rounds, rest, width=1.0, bottom=base, color="#d9dee4", label="rest of the round")
+    if start.any():
+        top.bar(rounds, start, width=1.0, bottom=base + rest, color=_BEST, label="start-up")
+        _cut_off_starts(top, rounds, start, base + rest)
+    style(top, "Time by phase", "round", "seconds")
     _style_rounds(top, run)
-    top.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=4, fontsize=8.5, frameon=False)
+    top.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=5, fontsize=8.5, frameon=False)
 
     scale, unit = byte_unit(max(max(line["bytes-down"], line["bytes-up"]) for line in run.metrics))
     for key, label, colour in (
@@ -195,11 +199,33 @@ def draw_costs(run: Run) -> Figure:
             marker="o" if len(rounds) == 1 else "",
             label=label,
         )
-    _style(bottom, "Traffic", "round", unit)
+    style(bottom, "Traffic", "round", unit)
     _style_rounds(bottom, run)
     bottom.set_ylim(0, 1.1 * bottom.get_ylim()[1])
     bottom.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2, fontsize=8.5, frameon=False)
     return figure
+
+
+def _cut_off_starts(axes: Axes, rounds: list[int], start: Seconds, below: Seconds) -> None:
+    """Where a start-up takes longer than the rounds, leave the rounds the room, and say in words how long it took."""
+    limit = 1.6 * float(below.max())
+    if not 0 < limit < (below + start).max():
+        return
+    axes.set_ylim(0, limit)
+    middle = (rounds[0] + rounds[-1]) / 2
+    for number, seconds in zip(rounds, start, strict=True):
+        if seconds:
+            side = 1 if number <= middle else -1
+            axes.annotate(
+                f"start-up: {format_duration(seconds)}",
+                (number + 0.5 * side, limit),
+                xytext=(4 * side, -4),
+                textcoords="offset points",
+                ha="left" if side > 0 else "right",
+                va="top",
+                fontsize=8.5,
+                color=INK,
+            )
 
 
 def png(figure: Figure) -> bytes:

@@ -13,12 +13,15 @@ import jinja2
 
 from common.evaluation import VALIDATION
 from common.files import write_bytes, write_text
+from server_app.results.dark import render
 from server_app.results.formatting import FURTHER_TESTS, format_bytes, format_count, format_decimals, format_duration
-from server_app.results.metrics import accuracy_key
+from server_app.results.metrics import accuracy_key, without_start
 from server_app.results.partition_plot import draw_partition, shows_classes
-from server_app.results.plots import draw_costs, draw_curves, png
+from server_app.results.plots import draw_costs, draw_curves
 from server_app.results.reading import Run, read_run
-from server_app.results.record import PHASES
+from server_app.results.record import PHASES, START
+from server_app.results.script import SCRIPT
+from server_app.results.style import STYLE
 from server_app.results.template import TEMPLATE
 
 _REFRESH_SECONDS = 15
@@ -33,25 +36,28 @@ def write_report(run_dir: Path) -> Path:
         If a file that every run has is missing, or a line of `metrics.jsonl` is broken.
     """
     run = read_run(run_dir)
-    curves = png(draw_curves(run))
-    write_bytes(run_dir / "curves.png", curves)
+    curves = render(draw_curves(run))
+    write_bytes(run_dir / "curves.png", curves.light)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters.update(
         accuracy=format_decimals, bytes=format_bytes, duration=format_duration, image=_data_uri, count=format_count
     )
     page = environment.from_string(TEMPLATE).render(
         run=run,
+        style=STYLE,
+        script=SCRIPT,
         name=str(run.config.get("run-name") or run_dir.resolve().name),
         refresh_seconds=_REFRESH_SECONDS,
         planned=run.config.get("num-rounds"),
         headline=run.headline() | (run.summary or {}),
         further=[(test, accuracy_key(test), FURTHER_TESTS[test]) for test in run.further_tests],
         curves=curves,
-        costs=png(draw_costs(run)),
-        partition_picture=png(draw_partition(run.partition)) if run.partition else None,
+        costs=render(draw_costs(run)),
+        partition_picture=render(draw_partition(run.partition)) if run.partition else None,
         shows_classes=run.partition is not None and shows_classes(run.partition),
         sizes=_sizes(run.partition) if run.partition else "",
-        mean_seconds={phase: fmean(line["seconds"][phase] for line in run.metrics) for phase in (*PHASES, "total")},
+        mean_seconds=_mean_seconds(run),
+        starts=[line["seconds"][START] for line in run.metrics if START in line["seconds"]],
         failures=_failures_by_reason(run),
         capped=_capped_clients(run),
     )
@@ -135,6 +141,12 @@ def _sizes(partition: dict[str, Any]) -> str:
         f"{sum(totals):,} samples; the smallest client has {totals[0]:,}, the largest {totals[-1]:,}, "
         f"the median {median(totals):,.0f}."
     )
+
+
+def _mean_seconds(run: Run) -> dict[str, float]:
+    """Return the mean a round of each phase, and of the total without the start-up of a process."""
+    means = {phase: fmean(line["seconds"][phase] for line in run.metrics) for phase in PHASES}
+    return means | {"total": fmean(without_start(line["seconds"]) for line in run.metrics)}
 
 
 def _capped_clients(run: Run) -> list[dict[str, Any]]:

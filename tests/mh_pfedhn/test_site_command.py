@@ -97,6 +97,8 @@ def test_site_export_writes_the_model_of_a_run_for_plain_pytorch(site_file, caps
     state = sys.modules["private_net"].build().state_dict()
     (tmp_path / "state/runs/one").mkdir(parents=True)
     torch.save(state, tmp_path / "state/runs/one/personal-model.pt")
+    description = {"run-name": "one", "inputs": {"shape": [5], "dtype": "float32"}}
+    (tmp_path / "state/runs/one/personal-model.json").write_text(json.dumps(description))
     capsys.readouterr()
 
     assert main(["site", "export", path, "--run", "one", "--output", "model.pt"]) == 0
@@ -104,6 +106,11 @@ def test_site_export_writes_the_model_of_a_run_for_plain_pytorch(site_file, caps
     exported = torch.load(tmp_path / "model.pt", weights_only=True)
     assert exported.keys() == state.keys()
     assert all(torch.equal(exported[name], tensor) for name, tensor in state.items())
+    assert json.loads((tmp_path / "model.pt.json").read_text()) == description
+
+    assert main(["site", "export", path, "--run", "one", "--output", "model.pt2", "--format", "torch-export"]) == 0
+    assert capsys.readouterr().out == "model.pt2\n"
+    assert torch.export.load("model.pt2").module()(torch.zeros(4, 5)).shape == (4, 3)
 
     assert "model.pt exists already" in complaint("site", "export", path, "--run", "one", "--output", "model.pt")
     assert "did you mean 'one'?" in complaint("site", "export", path, "--run", "ona", "--output", "other.pt")

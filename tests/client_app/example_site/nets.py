@@ -144,3 +144,18 @@ def closure():
 
 def mean_of_each(outputs, targets):
     return functional.cross_entropy(outputs, targets, reduction="none")
+
+
+class Chance(Table):
+    """Draws at random when it is tested, too."""
+
+    def forward(self, rows):
+        return super().forward(rows + torch.rand_like(rows))
+
+
+class Branching(Table):
+    """Looks at its inputs before it decides what to do."""
+
+    def forward(self, rows):
+        outputs = super().forward(rows)
+        return outputs if bool(outputs.sum() > 0) else -outputs

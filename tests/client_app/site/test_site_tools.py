@@ -1,5 +1,6 @@
 """Checking a site offline, taking its model out, and the example site that a reader starts from."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from asking import FINISH, TEST, handled, opened
 from example_site import nets
 from example_site.messages import request
 
+from client_app.programs import FORMS
 from client_app.resident.serving import trainer_of
 from client_app.site.private import load_site
 from client_app.site.tools import check, export
+from client_app.training import forward
 from common.errors import UserError
 from common.models import build_model
 from common.params import ParameterVector
@@ -111,6 +114,69 @@ def test_an_exported_model_loads_in_plain_pytorch_and_is_the_trained_one(tmp_pat
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_what_builds_an_exported_model_lies_beside_it(tmp_path):
+    path = site_file(tmp_path)
+    finished(path)
+    export(path, "run", tmp_path / "model.pt")
+    content = json.loads((tmp_path / "model.pt.json").read_text())
+    expected = {
+        "run-name": "run",
+        "method": "mh-pfedhn",
+        "factory": "example_site.nets:vision",
+        "args": {"width": 40},
+        "inputs": {"shape": [3, 8, 8], "dtype": "float32"},
+        "test-samples": 9,
+    }
+    assert expected.items() <= content.items()
+    assert "client" not in content  # the key by which the server knows the site
+    assert 0 <= content["test-accuracy"] <= 1
+    (tmp_path / "model.pt").unlink()
+    with pytest.raises(UserError, match=r"model.pt.json exists already"):
+        export(path, "run", tmp_path / "model.pt")
+
+
+INPUTS = {
+    "tensor": ({"factory": "example_site.nets:Table"}, {"factory": "example_site.data:table"}),
+    "by place": (
+        {"factory": "example_site.nets:Text"},
+        {"factory": "example_site.data:text", "args": {"by_name": False}},
+    ),
+    "by name": ({"factory": "example_site.nets:Text"}, {"factory": "example_site.data:text"}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")  # deprecated, and still offered
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("inputs", INPUTS)
+def test_a_program_takes_what_the_sites_data_give(tmp_path, inputs, form):
+    model, data = INPUTS[inputs]
+    path = site_file(tmp_path, model=model, data=data)
+    finished(path)
+    output = tmp_path / f"model{FORMS[form].suffix}"
+    export(path, "run", output, form)
+    assert not list(tmp_path.glob("*.json"))  # the description is in the program
+    program = torch.export.load(output).module() if form == "torch-export" else torch.jit.load(output)
+    built = load_site(path)
+    trained = torch.load(tmp_path / "state/runs/run/personal-model.pt", weights_only=True)
+    built.personal.model.load_state_dict(trained)
+    for indices in (torch.arange(1), torch.arange(9)):
+        batch, _ = built.test.batch(indices)
+        expected = forward(built.personal.model.eval(), batch).detach()
+        torch.testing.assert_close(forward(program, batch), expected)
+
+
+def test_a_model_that_no_program_can_do_is_told_and_nothing_is_written(tmp_path):
+    path = site_file(tmp_path, model={"factory": "example_site.nets:Chance"}, data=INPUTS["tensor"][1])
+    finished(path)
+    for form in FORMS:
+        with pytest.raises(UserError, match="gives other outputs for a batch of 1 than it should"):
+            export(path, "run", tmp_path / f"model{FORMS[form].suffix}", form)
+    path = site_file(tmp_path, model={"factory": "example_site.nets:Branching"}, data=INPUTS["tensor"][1])
+    with pytest.raises(UserError, match=r"cannot be written as torch-export .*: try another --format"):
+        export(path, "run", tmp_path / "model.pt2", "torch-export")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["site.yaml", "state"]
+
+
 @pytest.mark.parametrize(
     ("run_name", "words"),
     [
@@ -152,6 +218,9 @@ def test_a_damaged_model_is_told_and_nothing_is_overwritten(tmp_path):
     assert (tmp_path / "there.pt").read_text() == "mine"
     with pytest.raises(UserError, match=r"nowhere/model.pt cannot be written"):
         export(path, "run", tmp_path / "nowhere/model.pt")
+    (tmp_path / "state/runs/run/personal-model.json").unlink()
+    with pytest.raises(UserError, match=r"personal-model.json is missing or damaged"):
+        export(path, "run", tmp_path / "model.pt")
     (tmp_path / "state/runs/run/personal-model.pt").write_bytes(b"PK")
     with pytest.raises(UserError, match=r"personal-model.pt is damaged"):
         export(path, "run", tmp_path / "model.pt")
