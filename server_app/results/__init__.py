@@ -2,12 +2,13 @@
 
 from server_app.results.formatting import format_duration
 from server_app.results.reading import Run, read_run
-from server_app.results.record import PHASES, Failure, RoundRecord
+from server_app.results.record import PHASES, START, Failure, RoundRecord
 from server_app.results.report import final_table, write_report
 from server_app.results.tracking import RunTracker
 
 __all__ = [
     "PHASES",
+    "START",
     "Failure",
     "RoundRecord",
     "Run",

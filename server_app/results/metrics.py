@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from common.evaluation import Evaluation
-from server_app.results.record import PHASES, RoundRecord
+from server_app.results.record import PHASES, START, RoundRecord
 from server_app.weights import capped_weights
 
 METRIC_KEYS = (  # of every line
@@ -44,7 +44,7 @@ def round_metrics(record: RoundRecord, known: Collection[str] = ()) -> dict[str,
     the largest of any client, and `client-privacy`, each client's epsilon and delta, only if a client sent noised
     vectors; `capped-clients`, the number of clients whose weight in a mean over clients was cut, and `client-capped`,
     the share of the samples that each of them claims, only if there are any. The record's `numbers` are there under
-    their own names.
+    their own names. `seconds` has `start` in the first round of a process only.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def round_metrics(record: RoundRecord, known: Collection[str] = ()) -> dict[str,
         "failures": dict(Counter(failure.reason for failure in record.failures)),
         "bytes-down": record.bytes_down,
         "bytes-up": record.bytes_up,
-        "seconds": {phase: round(record.seconds.get(phase, 0.0), 4) for phase in (*PHASES, "total")},
+        "seconds": _seconds(record),
         "client-accuracy": {key: finite(evaluation.accuracy) for key, evaluation in record.evaluations.items()},
         "client-train-loss": {key: finite(loss) for key, (loss, _) in record.train_losses.items()},
         "failure-list": [
@@ -104,6 +104,18 @@ def finite(value: float | None) -> float | None:
 def mean(values: Sequence[float]) -> float | None:
     """Return the mean, or None of no values."""
     return sum(values) / len(values) if values else None
+
+
+def without_start(seconds: Mapping[str, float]) -> float:
+    """Return what a round took, less what its process needed to start; `seconds` are those of a record or a line."""
+    return seconds["total"] - seconds.get(START, 0.0)
+
+
+def _seconds(record: RoundRecord) -> dict[str, float]:
+    seconds = {phase: record.seconds.get(phase, 0.0) for phase in (*PHASES, "total")}
+    if START in record.seconds:
+        seconds[START] = record.seconds[START]
+    return {phase: round(each, 4) for phase, each in seconds.items()}
 
 
 def _check_names(record: RoundRecord) -> None:

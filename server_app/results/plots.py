@@ -10,6 +10,7 @@ from itertools import cycle
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
@@ -18,9 +19,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from server_app.results.formatting import byte_unit
+from server_app.results.formatting import byte_unit, format_duration
 from server_app.results.reading import Run
-from server_app.results.record import PHASES
+from server_app.results.record import PHASES, START
+
+Seconds = npt.NDArray[np.float64]  # [rounds]
 
 _DPI = 160  # sharp in the 880 pixels that the page gives a plot
 _INK = "#1f2933"
@@ -169,11 +172,15 @@ def draw_costs(run: Run) -> Figure:
         seconds = np.array([line["seconds"][phase] for line in run.metrics])
         top.bar(rounds, seconds, width=1.0, bottom=base, color=colour, label=phase)
         base += seconds
-    rest = np.array([line["seconds"]["total"] for line in run.metrics]) - base
-    top.bar(rounds, rest.clip(min=0), width=1.0, bottom=base, color="#d9dee4", label="rest of the round")
+    start = np.array([line["seconds"].get(START, 0.0) for line in run.metrics])
+    rest = (np.array([line["seconds"]["total"] for line in run.metrics]) - start - base).clip(min=0)
+    top.bar(rounds, rest, width=1.0, bottom=base, color="#d9dee4", label="rest of the round")
+    if start.any():
+        top.bar(rounds, start, width=1.0, bottom=base + rest, color=_BEST, label="start-up")
+        _cut_off_starts(top, rounds, start, base + rest)
     _style(top, "Time by phase", "round", "seconds")
     _style_rounds(top, run)
-    top.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=4, fontsize=8.5, frameon=False)
+    top.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=5, fontsize=8.5, frameon=False)
 
     scale, unit = byte_unit(max(max(line["bytes-down"], line["bytes-up"]) for line in run.metrics))
     for key, label, colour in (
@@ -195,6 +202,28 @@ def draw_costs(run: Run) -> Figure:
     bottom.set_ylim(0, 1.1 * bottom.get_ylim()[1])
     bottom.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2, fontsize=8.5, frameon=False)
     return figure
+
+
+def _cut_off_starts(axes: Axes, rounds: list[int], start: Seconds, below: Seconds) -> None:
+    """Where a start-up takes longer than the rounds, leave the rounds the room, and say in words how long it took."""
+    limit = 1.6 * float(below.max())
+    if not 0 < limit < (below + start).max():
+        return
+    axes.set_ylim(0, limit)
+    middle = (rounds[0] + rounds[-1]) / 2
+    for number, seconds in zip(rounds, start, strict=True):
+        if seconds:
+            side = 1 if number <= middle else -1
+            axes.annotate(
+                f"start-up: {format_duration(seconds)}",
+                (number + 0.5 * side, limit),
+                xytext=(4 * side, -4),
+                textcoords="offset points",
+                ha="left" if side > 0 else "right",
+                va="top",
+                fontsize=8.5,
+                color=_INK,
+            )
 
 
 def draw_partition(partition: dict[str, Any]) -> Figure:

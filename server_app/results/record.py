@@ -11,6 +11,9 @@ from common.evaluation import Evaluation
 T = TypeVar("T")
 
 PHASES = ("generate", "exchange", "update")
+# What a process needs once, before its first exchange: nodes, workers, registration. It is in the total of that round,
+# which is the only one that has it, and in no mean over rounds.
+START = "start"
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class RoundRecord:
     failures: list[Failure] = field(default_factory=list)
     bytes_down: int = 0
     bytes_up: int = 0
-    # By phase: those of PHASES, and total; a phase that the method does not have may be left out.
+    # By phase: those of PHASES, START, and total; a phase that the method does not have may be left out.
     seconds: dict[str, float] = field(default_factory=dict)
     # As `train_losses`, for each further training exchange of the method, by a name for what was trained ("global").
     extra_losses: dict[str, dict[str, tuple[float, int]]] = field(default_factory=dict)

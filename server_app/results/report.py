@@ -12,10 +12,14 @@ from typing import Any
 import jinja2
 
 from common.files import write_bytes, write_text
+from server_app.results.dark import render
 from server_app.results.formatting import format_bytes, format_count, format_decimals, format_duration
-from server_app.results.plots import draw_costs, draw_curves, draw_partition, png
+from server_app.results.metrics import without_start
+from server_app.results.plots import draw_costs, draw_curves, draw_partition
 from server_app.results.reading import Run, read_run
-from server_app.results.record import PHASES
+from server_app.results.record import PHASES, START
+from server_app.results.script import SCRIPT
+from server_app.results.style import STYLE
 from server_app.results.template import TEMPLATE
 
 _REFRESH_SECONDS = 15
@@ -30,22 +34,25 @@ def write_report(run_dir: Path) -> Path:
         If a file that every run has is missing, or a line of `metrics.jsonl` is broken.
     """
     run = read_run(run_dir)
-    curves = png(draw_curves(run))
-    write_bytes(run_dir / "curves.png", curves)
+    curves = render(draw_curves(run))
+    write_bytes(run_dir / "curves.png", curves.light)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters.update(
         accuracy=format_decimals, bytes=format_bytes, duration=format_duration, image=_data_uri, count=format_count
     )
     page = environment.from_string(TEMPLATE).render(
         run=run,
+        style=STYLE,
+        script=SCRIPT,
         name=str(run.config.get("run-name") or run_dir.resolve().name),
         refresh_seconds=_REFRESH_SECONDS,
         planned=run.config.get("num-rounds"),
         headline=run.headline() | (run.summary or {}),
         curves=curves,
-        costs=png(draw_costs(run)),
-        heat_map=png(draw_partition(run.partition)) if run.partition else None,
-        mean_seconds={phase: fmean(line["seconds"][phase] for line in run.metrics) for phase in (*PHASES, "total")},
+        costs=render(draw_costs(run)),
+        heat_map=render(draw_partition(run.partition)) if run.partition else None,
+        mean_seconds=_mean_seconds(run),
+        starts=[line["seconds"][START] for line in run.metrics if START in line["seconds"]],
         failures=_failures_by_reason(run),
         capped=_capped_clients(run),
     )
@@ -110,6 +117,12 @@ def _privacy_sentence(headline: dict[str, Any]) -> str:
         f"(client {headline['epsilon-client']}, the worst of {headline['noised-clients']} clients that add noise; "
         f"{headline['clients']} in all)"
     )
+
+
+def _mean_seconds(run: Run) -> dict[str, float]:
+    """Return the mean a round of each phase, and of the total without the start-up of a process."""
+    means = {phase: fmean(line["seconds"][phase] for line in run.metrics) for phase in PHASES}
+    return means | {"total": fmean(without_start(line["seconds"]) for line in run.metrics)}
 
 
 def _capped_clients(run: Run) -> list[dict[str, Any]]:

@@ -1,6 +1,11 @@
 """The Jinja2 template of `report.html`, as a string: Flower's app bundle carries Python files but no HTML."""
 
 TEMPLATE = """\
+{% macro picture(plot) %}
+{% set alternative = caller() | trim %}
+<div class="scroll"><img class="light" src="{{ plot.light | image }}" alt="{{ alternative }}">
+<img class="dark" src="{{ plot.dark | image }}" alt="{{ alternative }}"></div>
+{% endmacro %}
 <!doctype html>
 <html lang="en">
 <head>
@@ -11,52 +16,7 @@ TEMPLATE = """\
 {% endif %}
 <title>{{ name }}</title>
 <style>
-* { box-sizing: border-box; }
-body { margin: 0; background: #f5f7fa; color: #1f2933; font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto,
-  "Helvetica Neue", Arial, sans-serif; }
-main { max-width: 1180px; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
-h1 { margin: 0; font-size: 1.75rem; line-height: 1.25; overflow-wrap: anywhere; }
-h2 { margin: 0 0 .75rem; font-size: 1.15rem; }
-p { margin: .25rem 0 .75rem; }
-section > :last-child { margin-bottom: 0; }
-.lead, .note { color: #52606d; }
-.note { font-size: .875rem; }
-.running { padding: .6rem .9rem; border-left: 4px solid #d9722e; background: #fff4ec; }
-section { margin-top: 1.25rem; padding: 1.25rem; background: #fff; border: 1px solid #e4e7eb; border-radius: 8px; }
-.cards { display: grid; grid-template-columns: repeat(4, 1fr); gap: .75rem; margin: 1.25rem 0 0; }
-.cards div { padding: .8rem 1rem; background: #fff; border: 1px solid #e4e7eb; border-radius: 8px; }
-.cards dt { color: #52606d; font-size: .8rem; }
-.cards dd { margin: 0; font-size: 1.4rem; font-weight: 600; line-height: 1.3; overflow-wrap: anywhere; }
-.cards dd small { display: block; color: #52606d; font-size: .8rem; font-weight: 400; }
-img { display: block; width: 100%; max-width: 880px; height: auto; margin: 0 auto; }
-.scroll { overflow: auto; }
-.tall { max-height: 34rem; }
-table { width: 100%; border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-th button { padding: 0; border: 0; background: none; color: inherit; font: inherit; text-align: inherit;
-  cursor: pointer; }
-th button:hover { text-decoration: underline; }
-th[aria-sort="ascending"] button::after { content: " ▲"; }
-th[aria-sort="descending"] button::after { content: " ▼"; }
-th, td { padding: .4rem .5rem; border-bottom: 1px solid #e4e7eb; text-align: left; vertical-align: top;
-  white-space: nowrap; }
-th { position: sticky; top: 0; background: #fff; color: #52606d; font-size: .8rem; font-weight: 600;
-  white-space: normal; vertical-align: bottom; }
-tfoot td { font-weight: 600; border-bottom: 0; }
-.number { text-align: right; }
-.wrap { white-space: normal; min-width: 14rem; overflow-wrap: anywhere; }
-code, pre { font: .85rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
-summary { cursor: pointer; font-weight: 600; }
-.config td:last-child { white-space: normal; overflow-wrap: anywhere; }
-@media (max-width: 600px) {
-  main { padding: 1.25rem .75rem 3rem; }
-  section { padding: .9rem; }
-  img { min-width: 28rem; }
-  .cards { grid-template-columns: repeat(2, 1fr); gap: .5rem; }
-  .cards div { padding: .6rem .7rem; }
-  .cards dd { font-size: 1.15rem; }
-}
-@media print { .tall { max-height: none; } }
-</style>
+{{ style | safe }}</style>
 </head>
 <body>
 <main>
@@ -109,9 +69,11 @@ if headline["best-round"] is not none }}
 
 <section>
 <h2>Curves</h2>
-<div class="scroll"><img src="{{ curves | image }}" alt="Accuracy and loss against the round. Best accuracy over all
+{% call picture(curves) %}
+Accuracy and loss against the round. Best accuracy over all
 test samples{{ of_new }}: {{ headline["best-accuracy"] | accuracy }}; last: {{ headline["last-accuracy"] | accuracy }}.
-{%- if has_known %} Known clients, last: {{ headline["last-accuracy-known"] | accuracy }}.{% endif %}"></div>
+{%- if has_known %} Known clients, last: {{ headline["last-accuracy-known"] | accuracy }}.{% endif %}
+{% endcall %}
 <p class="note">Accuracy and test loss of a round are those of the weights after its update, on the clients' own test
 samples. Best rounds are chosen on these same test samples.
 {%- if has_known %} Solid lines are of new clients, the dashed line is of known ones.{% endif %}</p>
@@ -184,20 +146,27 @@ clients, which cut:
 {% if heat_map %}
 <section>
 <h2>Partition</h2>
-<div class="scroll"><img src="{{ heat_map | image }}" alt="Heat map of the number of samples of each class that each
+{% call picture(heat_map) %}
+Heat map of the number of samples of each class that each
 client holds: {{ run.partition["clients"] | length }} clients,
-{{ run.partition["class-names"] | length }} classes."></div>
+{{ run.partition["class-names"] | length }} classes.
+{% endcall %}
 </section>
 {% endif %}
 
 <section>
 <h2>Time and traffic</h2>
-<div class="scroll"><img src="{{ costs | image }}" alt="Seconds by phase and bytes down and up, a round. Means:
+{% call picture(costs) %}
+Seconds by phase and bytes down and up, a round. Means:
 generate {{ mean_seconds.generate | duration }}, exchange {{ mean_seconds.exchange | duration }},
-update {{ mean_seconds["update"] | duration }}."></div>
+update {{ mean_seconds["update"] | duration }}{% if starts %}; start-up {{ starts | sum | duration }}{% endif %}.
+{% endcall %}
 <p class="note">Mean a round: generate {{ mean_seconds.generate | duration }}, exchange
 {{ mean_seconds.exchange | duration }} (network and the clients' training), update
 {{ mean_seconds["update"] | duration }}, whole round {{ mean_seconds.total | duration }}.
+{%- if starts %} Apart from that, start-up {{ starts | sum | duration }}
+{{- " in %d processes" % (starts | length) if starts | length > 1 }}: nodes, workers and registration, before the first
+exchange{{ " of each" if starts | length > 1 }}.{% endif %}
 Bytes are those of the arrays as sent.</p>
 </section>
 
@@ -243,43 +212,7 @@ Bytes are those of the arrays as sent.</p>
 </section>
 </main>
 <script>
-// Sorts a table by the column whose head is clicked; a second click turns the order round.
-for (const table of document.querySelectorAll("table.sortable")) {
-  const body = table.tBodies[0];
-  const heads = [...table.tHead.rows[0].cells];
-  const place = "sorted " + location.pathname;  // keeps the order when the page of a running run reloads itself
-  const sort = (column, descending) => {
-    const numbers = heads[column].classList.contains("number");
-    const rows = [...body.rows].map((row) => {
-      const text = row.cells[column].textContent.trim();
-      return [numbers ? parseFloat(text.replaceAll(",", "")) : text, row];
-    });
-    rows.sort(([a], [b]) => {
-      if (numbers && (isNaN(a) || isNaN(b))) return isNaN(a) - isNaN(b);  // a dash is last in both orders
-      const order = numbers ? a - b : a.localeCompare(b, "en", { numeric: true });
-      return descending ? -order : order;
-    });
-    for (const [, row] of rows) body.append(row);
-    for (const head of heads) head.removeAttribute("aria-sort");
-    heads[column].setAttribute("aria-sort", descending ? "descending" : "ascending");
-  };
-  heads.forEach((head, column) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.append(...head.childNodes);
-    button.addEventListener("click", () => {
-      const descending = head.getAttribute("aria-sort") === "ascending";
-      sort(column, descending);
-      try { sessionStorage.setItem(place, JSON.stringify([column, descending])); } catch { /* not on this page */ }
-    });
-    head.append(button);
-  });
-  try {
-    const [column, descending] = JSON.parse(sessionStorage.getItem(place));
-    sort(column, descending);
-  } catch { /* nothing was sorted before */ }
-}
-</script>
+{{ script | safe }}</script>
 </body>
 </html>
 """

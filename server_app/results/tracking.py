@@ -26,9 +26,9 @@ from common.files import WriteError, write_bytes, write_text
 from common.text import kebab
 from server_app.results.events import Events
 from server_app.results.formatting import format_decimals, format_duration
-from server_app.results.metrics import extra_losses, finite, round_metrics
+from server_app.results.metrics import extra_losses, finite, round_metrics, without_start
 from server_app.results.reading import ClientRow, parse_metrics, read_clients, read_run
-from server_app.results.record import Failure, RoundRecord
+from server_app.results.record import START, Failure, RoundRecord
 from server_app.results.report import write_report
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class RunTracker:
         self._config = dict(config)
         self._clock = clock
         self._rows: dict[str, ClientRow] = {}
-        self._round_seconds: deque[float] = deque(maxlen=_RECENT_ROUNDS)
+        self._round_seconds: deque[float] = deque(maxlen=_RECENT_ROUNDS)  # between two rounds that were logged
         self._next_drawing = -math.inf
         self._metrics = run_dir / "metrics.jsonl"
         if self._metrics.exists() and resume_after is None:
@@ -116,7 +116,7 @@ class RunTracker:
         Raises ValueError, as `round_metrics`, before anything is written.
         """
         now = self._clock()
-        if self._last_logged is not None:  # the first round also started the workers
+        if self._last_logged is not None:  # before that lies the start-up
             self._round_seconds.append(now - self._last_logged)
         self._last_logged = now
         line = round_metrics(record, self._known()) | {"wall-seconds": round(now - self._started, 3)}
@@ -166,12 +166,17 @@ class RunTracker:
             parts.append(f"known clients {line['accuracy-known']:.3f}")
         parts.append(f"train loss {format_decimals(line['train-loss'])}")
         parts += [f"{name} loss {format_decimals(line[f'{name}-loss'])}" for name in extra_losses(line)]
-        parts += [f"{len(record.train_losses)}/{len(asked)} clients", format_duration(line["seconds"]["total"])]
+        seconds = line["seconds"]
+        start = f", of which {format_duration(seconds[START])} start-up" if START in seconds else ""
+        parts += [f"{len(record.train_losses)}/{len(asked)} clients", format_duration(seconds["total"]) + start]
         if record.failures:
             parts.append("failed: " + ", ".join(_named(record.failures)))
-        if record.round < self.num_rounds and self._round_seconds:
-            mean_seconds = sum(self._round_seconds) / len(self._round_seconds)
-            parts.append(f"{format_duration(mean_seconds * (self.num_rounds - record.round))} left")
+        # A round is logged when the next one has tested what it led to, and so has been played, too.
+        left = self.num_rounds - record.round - 1
+        if left > 0:
+            # Until two rounds have been logged, the only one is all there is to go by.
+            recent = self._round_seconds or [without_start(seconds)]
+            parts.append(f"{format_duration(left * sum(recent) / len(recent))} left")
         return " | ".join(parts)
 
     def _known(self) -> set[str]:

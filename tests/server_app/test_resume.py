@@ -608,3 +608,13 @@ def test_a_run_that_is_being_written_is_left_to_its_writer(federation: Federatio
         federation.run("run", resume="latest")
     assert (federation.folder("run") / "metrics.jsonl").read_bytes() == before
     assert federation.run("run", resume="latest")
+
+
+def test_the_first_round_of_each_process_has_the_time_of_its_start_up(federation):
+    assert not federation.run("run", 26)
+    last = max(checkpoint.rounds(federation.folder("run")))
+    assert federation.run("run", resume="latest")
+    lines = lines_of(federation.folder("run"))
+    started = [line for line in lines if "start" in line["seconds"]]
+    assert [line["round"] for line in started] == [1, last + 1]
+    assert all(0 <= line["seconds"]["start"] <= line["seconds"]["total"] for line in started)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 from PIL import Image
+from small_runs import SECONDS, record
 
 from server_app.results import plots, read_run, write_report
 
@@ -137,3 +138,23 @@ def test_counts_of_one_size_or_none_are_drawn(rows):
 @pytest.mark.parametrize(("count", "step"), [(31, 2), (100, 5), (200, 10), (251, 20), (1000, 50), (2600, 200)])
 def test_ticks_stay_few_and_round(count, step):
     assert plots._tick_step(count) == step
+
+
+def test_start_up_has_a_colour_of_its_own_and_leaves_room_for_the_rounds(tracker):
+    tracker.log_round(record(1, seconds=SECONDS | {"total": 44.0, "start": 40.0}))
+    for number in (2, 3):
+        tracker.log_round(record(number))
+    top, _ = plots.draw_costs(read_run(tracker.run_dir)).axes
+    labels = [text.get_text() for text in top.get_legend().get_texts()]
+    assert labels == ["generate", "exchange", "update", "rest of the round", "start-up"]
+    start = top.containers[-1]
+    assert [(bar.get_y(), bar.get_height()) for bar in start] == [(4.0, 40.0), (4.0, 0.0), (4.0, 0.0)]
+    assert len({bars[0].get_facecolor() for bars in top.containers}) == 5
+    assert top.get_ylim() == (0, pytest.approx(6.4))
+    assert [text.get_text() for text in top.texts] == ["start-up: 40 s"]
+
+
+def test_a_run_without_a_start_up_has_no_bar_of_it(make_run):
+    top, _ = plots.draw_costs(read_run(make_run())).axes
+    assert [text.get_text() for text in top.get_legend().get_texts()][-1] == "rest of the round"
+    assert top.get_ylim()[1] > 4.0

@@ -4,9 +4,11 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from small_runs import record
+from contrast import contrast
+from small_runs import SECONDS, record
 
 from server_app.results import Failure, final_table, write_report
+from server_app.results.style import STYLE
 
 
 class Page(HTMLParser):
@@ -22,7 +24,7 @@ class Page(HTMLParser):
         attributes = dict(attributes)
         self.tags.append((tag, attributes))
         self.references += [attributes[name] for name in ("src", "href") if name in attributes]
-        if tag == "img":
+        if tag == "img" and attributes["class"] == "light":
             self.alternatives.append(attributes["alt"])
 
     def handle_data(self, data):
@@ -87,6 +89,40 @@ def test_page_is_one_self_contained_file(make_run):
     assert [attributes for tag, attributes in page.tags if tag == "script"] == [{}]
     assert not re.search(r"fetch|import|XMLHttp", "".join(page.scripts))
     assert not re.search(r"https?://|@import|url\(", (run_dir / "report.html").read_text())
+
+
+def test_every_plot_has_a_dark_rendering_of_its_own_for_screens(make_run):
+    page = page_of(make_run())
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert [image["class"] for image in images] == ["light", "dark"] * 3
+    assert len({image["src"] for image in images}) == 6
+    assert [image["alt"] for image in images[::2]] == [image["alt"] for image in images[1::2]]
+    shown = re.search(r"@media (.*) {\n  \.light { display: none; }\n  \.dark { display: block; }", STYLE)
+    assert shown
+    assert shown[1] == "screen and (prefers-color-scheme: dark)"  # paper stays light
+
+
+def test_text_has_the_contrast_of_level_aa_in_light_and_in_dark():
+    light, dark = re.findall(r":root \{([^}]*)\}", STYLE)
+    for variables in (light, dark):
+        colours = dict(re.findall(r"--(\w+): (#\w{6})", variables))
+        for ground in ("ground", "panel", "note"):
+            assert contrast(colours["ink"], colours[ground]) >= 4.5
+            assert contrast(colours["muted"], colours[ground]) >= 4.5
+
+
+def test_start_up_is_told_apart_and_in_no_mean(tracker):
+    tracker.log_round(record(1, seconds=SECONDS | {"total": 14.0, "start": 10.0}))
+    tracker.log_round(record(2))
+    text = " ".join(page_of(tracker.run_dir).text.split())
+    assert "4.0 s a round" in text
+    assert "whole round 4.0 s. Apart from that, start-up 10 s: nodes, workers and registration" in text
+    tracker.log_round(record(3, seconds=SECONDS | {"total": 7.0, "start": 3.0}))  # after a resume
+    assert "start-up 13 s in 2 processes: " in " ".join(page_of(tracker.run_dir).text.split())
+
+
+def test_runs_without_a_start_up_speak_of_none(make_run):
+    assert "start-up" not in page_of(make_run()).text
 
 
 def test_names_from_outside_are_escaped(make_run):
@@ -200,6 +236,7 @@ def test_table_of_clients_can_be_sorted_and_shows_all(make_run):
     (table,) = re.findall(r'<table class="sortable">.*?</table>', text, re.DOTALL)
     assert all(f"<td>client-{i}</td>" in table for i in range(150))
     assert 'querySelectorAll("table.sortable")' in text
+    assert "content-visibility: auto" in text  # rows out of sight are not laid out
 
 
 def test_a_page_that_cannot_be_written_leaves_the_old_one(make_run, monkeypatch):

@@ -8,7 +8,7 @@ import resource
 
 import pytest
 import yaml
-from small_runs import CONFIG, lines_of, read_strictly, record, rows_of
+from small_runs import CONFIG, SECONDS, lines_of, read_strictly, record, rows_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from common.errors import UserError
@@ -447,15 +447,36 @@ def test_progress_line(tracker, clock):
     tracker.log_round(first)
     assert tracker.progress_line(first) == (
         "round   1/4 | mean accuracy 0.600 (worst 10 % 0.200, all samples 0.700)"
-        " | train loss 1.250 | 2/3 clients | 4.0 s | failed: c (late)"
-    )  # how long a round takes is not known yet: the first one also started the workers
+        " | train loss 1.250 | 2/3 clients | 4.0 s | failed: c (late) | 8.0 s left"
+    )
     clock.now += 60
     second = record(2, failures=[])
     tracker.log_round(second)
-    # Two more rounds of 60 s, the time since the first was logged.
+    # One more round of 60 s, the time since the first was logged; the third has been played when the second is logged.
     assert tracker.progress_line(second) == (
-        "round   2/4 | not evaluated | train loss 1.250 | 2/2 clients | 4.0 s | 2 min 00 s left"
+        "round   2/4 | not evaluated | train loss 1.250 | 2/2 clients | 4.0 s | 1 min 00 s left"
     )
+
+
+def test_progress_line_of_a_first_round_tells_its_start_up_apart(tracker):
+    first = record(1, failures=[], seconds=SECONDS | {"total": 14.0, "start": 10.0})
+    tracker.log_round(first)
+    # Two more rounds of what this one took without its start-up.
+    expected = (
+        "round   1/4 | not evaluated | train loss 1.250 | 2/2 clients | 14 s, of which 10 s start-up | 8.0 s left"
+    )
+    assert tracker.progress_line(first) == expected
+
+
+def test_start_up_is_in_the_line_and_the_events_of_the_round_that_has_it_alone(tracker):
+    tracker.log_round(record(1, seconds=SECONDS | {"total": 14.0, "start": 10.00001}))
+    tracker.log_round(record(2))
+    tracker.finish()
+    first, second = (line["seconds"] for line in lines_of(tracker))
+    assert (first["start"], first["total"]) == (10.0, 14.0)
+    assert "start" not in second
+    events = EventAccumulator(str(tracker.run_dir / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("seconds/start")] == [(1, 10.0)]
 
 
 def test_progress_line_of_an_adapt_run_has_known_clients(adapting):
@@ -463,7 +484,7 @@ def test_progress_line_of_an_adapt_run_has_known_clients(adapting):
     adapting.log_round(first)
     assert adapting.progress_line(first) == (
         "round   1/4 | mean accuracy 0.400 (worst 10 % 0.200, all samples 0.400) | known clients 0.750"
-        " | train loss 1.250 | 2/2 clients | 4.0 s"
+        " | train loss 1.250 | 2/2 clients | 4.0 s | 8.0 s left"
     )
     second = record(2)
     adapting.log_round(second)
@@ -485,34 +506,37 @@ def test_time_left_follows_recent_rounds(tracker, clock):
         clock.now += 100 if number <= 10 else 5
         latest = record(number, failures=[])
         tracker.log_round(latest)
-    assert tracker.progress_line(latest).endswith("| 1 h 23 min left")  # 1000 rounds of 5 s
+    assert tracker.progress_line(latest).endswith("| 1 h 23 min left")  # 999 rounds of 5 s
 
 
-def test_last_progress_line_has_no_time_left(tracker):
+def test_last_progress_lines_have_no_time_left(tracker):
+    tracker.log_round(record(3))
+    assert "left" not in tracker.progress_line(record(3))  # the fourth has been played; its weights are to be tested
     last = record(4, train_losses={}, failures=[])
     tracker.log_round(last)
     assert tracker.progress_line(last) == "round   4/4 | not evaluated | train loss – | 0/0 clients | 4.0 s"
 
 
 def test_progress_line_names_only_a_few_failures(tracker):
-    many = record(1, failures=[Failure(str(i), "late", "") for i in range(8)])
+    many = record(4, failures=[Failure(str(i), "late", "") for i in range(8)])
     tracker.log_round(many)
     assert tracker.progress_line(many).endswith("failed: 0 (late), 1 (late), 2 (late), 3 (late), 4 (late), 3 more")
 
 
 def test_progress_line_names_a_client_that_failed_more_than_once_once(tracker):
     failures = [("3", "late"), ("7", "late"), ("3", "busy"), ("3", "busy")]
-    twice = record(1, failures=[Failure(client, reason, "") for client, reason in failures])
+    twice = record(4, failures=[Failure(client, reason, "") for client, reason in failures])
     tracker.log_round(twice)
     assert tracker.progress_line(twice).endswith("failed: 3 (late, busy), 7 (late)")
 
 
-def test_a_resumed_run_says_how_long_it_will_take_when_it_has_timed_a_round(tracker, clock):
+def test_a_resumed_run_goes_by_its_own_rounds_and_not_by_the_time_that_nobody_ran(tracker, clock):
     tracker.log_round(record(1, failures=[]))
     clock.now += 500
     other = resumed(tracker, 1, clock)
+    other.num_rounds = 5
     other.log_round(record(2, failures=[]))
-    assert other.progress_line(record(2, failures=[])).endswith("| 4.0 s")
+    assert other.progress_line(record(2, failures=[])).endswith("| 4.0 s | 8.0 s left")
     clock.now += 7
     other.log_round(record(3, failures=[]))
     assert other.progress_line(record(3, failures=[])).endswith("| 7.0 s left")
