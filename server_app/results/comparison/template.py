@@ -48,6 +48,7 @@ TEMPLATE = """\
 @media screen and (prefers-color-scheme: dark) { :root { --link: #7fb4ea; --best: #203a2b; } }
 main { max-width: 1400px; }
 h2 { overflow-wrap: anywhere; }
+th, td { padding: .4rem .35rem; }
 h3 { margin: 1.25rem 0 .4rem; font-size: .95rem; }
 a { color: var(--link); }
 ul.note { margin: 0; padding-left: 1.1rem; }
