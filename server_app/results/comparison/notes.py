@@ -33,8 +33,8 @@ def _of_numbers(comparison: Comparison) -> list[str]:
     sentences = [
         "Means over seeds ± their sample standard deviation; of one seed there is no deviation. Bold is the best of a "
         "column; underlined (in Markdown: italic) is what is within one standard error of the difference from it.",
-        f"mean: of the clients' accuracies on their own test samples. last: after the last round; {best}. all "
-        "samples: correct answers over all test samples. worst tenth: mean of the worst tenth of the clients, last.",
+        f"mean: of the clients' accuracies on their own test samples. last: after the last round; {best}. worst "
+        "tenth: mean of the worst tenth of the clients, last. all samples: correct answers over all test samples.",
     ]
     if any(row["last-after-training-accuracy-mean"] is not None for row in comparison.rows):
         sentences.append("after an epoch: mean over clients after one more local epoch on what was deployed.")

@@ -14,15 +14,16 @@ from server_app.results.comparison.comparing import Comparison
 from server_app.results.comparison.differences import common_settings, differences
 from server_app.results.comparison.figures import learned_nothing
 from server_app.results.comparison.notes import absent, notes
-from server_app.results.comparison.plots import Plots
 from server_app.results.comparison.sheets import accuracy_sheet, cost_sheet, grid_sheet, label
 from server_app.results.comparison.template import GENERATOR, TEMPLATE
+from server_app.results.dark import Plot
 from server_app.results.formatting import format_decimals
+from server_app.results.style import STYLE
 
 _REFRESH_SECONDS = 30
 
 
-def render_page(comparison: Comparison, plots: Plots, place: Path) -> str:
+def render_page(comparison: Comparison, accuracy: Plot, gain: Plot | None, place: Path) -> str:
     """The page as text. `place` is the folder that it will lie in, from where it links to the runs' reports."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -39,7 +40,9 @@ def render_page(comparison: Comparison, plots: Plots, place: Path) -> str:
             (accuracy_sheet(comparison, setting), cost_sheet(comparison, setting)) for setting in comparison.settings
         ],
         notes=notes(comparison),
-        plots=plots,
+        style=STYLE,
+        accuracy_plot=accuracy,
+        gain_plot=gain,
         in_words=_in_words(comparison),
         gains_in_words=_gains_in_words(comparison),
         grid=grid_sheet(comparison),

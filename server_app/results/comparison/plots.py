@@ -1,12 +1,10 @@
 """Draws a comparison: accuracy over rounds and over bytes with a band over seeds, and the clients' gains.
 
-Each drawing takes a theme, light or dark: a page shows the one that suits its reader's screen. The object API of
-matplotlib throughout, as in `server_app/results/plots.py`.
+The object API of matplotlib throughout, as in `server_app/results/plots.py`.
 """
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +28,9 @@ if TYPE_CHECKING:
 
 _DPI = 150
 _WIDTH = 9.6  # inches
+_INK = "#1f2933"
+_GRID = "#e4e7eb"
+_LOSING = "#c44f5c"
 _BIN_WIDTHS = (0.01, 0.02, 0.05, 0.1, 0.2)  # of gains
 _MAX_BINS = 40
 # Apart from each other on white and on black, and for those who do not tell red from green.
@@ -47,21 +48,6 @@ _COLOURS = (
 )
 _STYLES = ("-", "--", "-.", ":")
 _DOTTED = (0, (1, 2))
-
-
-@dataclass(frozen=True)
-class Theme:
-    """The colours of what is neither a line nor a bar."""
-
-    ink: str
-    grid: str
-    paper: str
-    losing: str
-
-
-LIGHT = Theme(ink="#1f2933", grid="#e4e7eb", paper="#ffffff", losing="#c44f5c")
-DARK = Theme(ink="#d6dde5", grid="#39424c", paper="#1b2128", losing="#e0707c")
-THEMES = {"light": LIGHT, "dark": DARK}
 
 
 @dataclass(frozen=True)
@@ -95,26 +81,9 @@ def curve_of(group: Group) -> Curve:
     )
 
 
-@dataclass(frozen=True)
-class Plots:
-    """The drawings of a comparison as PNG files, by the name of their theme."""
-
-    accuracy: dict[str, bytes]
-    gain: dict[str, bytes] | None  # None where there is nothing to draw
-
-
-def draw(comparison: Comparison) -> Plots:
-    """Draw all there is, in both themes."""
-    gains = {name: draw_gain(comparison, theme) for name, theme in THEMES.items()}
-    return Plots(
-        accuracy={name: png(draw_accuracy(comparison, theme)) for name, theme in THEMES.items()},
-        gain={name: png(figure) for name, figure in gains.items() if figure is not None} or None,
-    )
-
-
-def draw_accuracy(comparison: Comparison, theme: Theme = LIGHT) -> Figure:
+def draw_accuracy(comparison: Comparison) -> Figure:
     """Mean accuracy over clients against rounds (left) and against bytes (right), one row of panels a setting."""
-    figure = _figure(2.9 * len(comparison.settings) + 0.6, theme)
+    figure = _figure(2.9 * len(comparison.settings) + 0.6)
     panels = figure.subplots(len(comparison.settings), 2, squeeze=False, sharey="row")
     styles = _styles(comparison)
     handles: dict[str, Line2D] = {}
@@ -133,9 +102,9 @@ def draw_accuracy(comparison: Comparison, theme: Theme = LIGHT) -> Figure:
                 sends_nothing = True
                 right.axhline(curve.mean[-1], color=colour, linestyle=_DOTTED, linewidth=1.6, label=_literal(name))
         if not curves:
-            left.text(0.5, 0.5, "nothing was tested yet", transform=left.transAxes, ha="center", color=theme.ink)
-        _style(left, _literal(_short(setting, 60)), "round", "mean accuracy over clients", theme)
-        _style(right, "", f"{unit} sent and received, all clients", "", theme)
+            left.text(0.5, 0.5, "nothing was tested yet", transform=left.transAxes, ha="center", color=_INK)
+        _style(left, _literal(_short(setting, 60)), "round", "mean accuracy over clients")
+        _style(right, "", f"{unit} sent and received, all clients", "")
         left.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         right.set_xlim(left=0)
         left.set_ylim(bottom=0)
@@ -145,34 +114,34 @@ def draw_accuracy(comparison: Comparison, theme: Theme = LIGHT) -> Figure:
     if sends_nothing:
         dotted = "dotted: sends nothing, its last accuracy"
         entries.append(Line2D([], [], color="#9aa5b1", linestyle=_DOTTED, label=dotted))
-    _legend(figure, entries, theme)
+    _legend(figure, entries)
     return figure
 
 
-def draw_gain(comparison: Comparison, theme: Theme = LIGHT) -> Figure | None:
+def draw_gain(comparison: Comparison) -> Figure | None:
     """A histogram of the clients' gains over training alone a method (rows) and setting (columns); None without any."""
     gains = [(group, gain) for group in comparison.shown if (gain := comparison.gain(group)) is not None]
     if not gains:
         return None
     names = list(dict.fromkeys(line_name(comparison, group) for group, _ in gains))
     settings = list(dict.fromkeys(group.setting for group, _ in gains))
-    figure = _figure(1.55 * len(names) + 0.9, theme)
+    figure = _figure(1.55 * len(names) + 0.9)
     panels = figure.subplots(len(names), len(settings), squeeze=False, sharex=True, sharey="col")
     edges = gain_edges([value for _, gain in gains for value in gain.values])
     for axes in panels.flat:
-        _style(axes, "", "", "", theme)
+        _style(axes, "", "", "")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
     for group, gain in gains:
         axes = panels[names.index(line_name(comparison, group))][settings.index(group.setting)]
-        _draw_histogram(axes, gain, edges, theme)
+        _draw_histogram(axes, gain, edges)
     for row, name in zip(panels, names, strict=True):
-        row[0].set_ylabel("clients", color=theme.ink)
-        row[0].set_title(_literal(_short(name, 40)), loc="left", fontsize=10, fontweight="bold", color=theme.ink)
+        row[0].set_ylabel("clients", color=_INK)
+        row[0].set_title(_literal(_short(name, 40)), loc="left", fontsize=10, fontweight="bold", color=_INK)
     for axes, setting in zip(panels[0], settings, strict=True):
         if len(settings) > 1:
-            axes.set_title(_literal(_short(setting, 40)), loc="right", fontsize=9.5, color=theme.ink)
+            axes.set_title(_literal(_short(setting, 40)), loc="right", fontsize=9.5, color=_INK)
     for axes in panels[-1]:
-        axes.set_xlabel("gain in accuracy over training alone", color=theme.ink)
+        axes.set_xlabel("gain in accuracy over training alone", color=_INK)
     return figure
 
 
@@ -185,13 +154,6 @@ def gain_edges(values: Sequence[float]) -> list[float]:
     return [number * width for number in range(first, last + 1)]
 
 
-def png(figure: Figure) -> bytes:
-    """Return the figure as a file of that format, in its own colours."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor=figure.get_facecolor())
-    return buffer.getvalue()
-
-
 def _draw_curve(axes: Axes, places: Sequence[float], curve: Curve, colour: str, style: str, name: str) -> list[Line2D]:
     marker = "o" if len(places) == 1 else ""  # a single point is invisible without
     axes.fill_between(places, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
@@ -200,20 +162,20 @@ def _draw_curve(axes: Axes, places: Sequence[float], curve: Curve, colour: str, 
     )
 
 
-def _draw_histogram(axes: Axes, gain: Gain, edges: Sequence[float], theme: Theme) -> None:
+def _draw_histogram(axes: Axes, gain: Gain, edges: Sequence[float]) -> None:
     # Each value goes by its distance to an edge in whole bins, since 0.15 < 3 * 0.05 in floats.
     width = edges[1] - edges[0]
     counts = np.zeros(len(edges) - 1, dtype=int)
     for value in gain.values:
         counts[math.floor(round((value - edges[0]) / width, 6))] += 1
-    colours = [theme.losing if round(edge / width) < 0 else _COLOURS[0] for edge in edges[:-1]]
+    colours = [_LOSING if round(edge / width) < 0 else _COLOURS[0] for edge in edges[:-1]]
     axes.bar(edges[:-1], counts, width=0.92 * width, align="edge", color=colours)
-    axes.axvline(0, color=theme.ink, linewidth=1)
+    axes.axvline(0, color=_INK, linewidth=1)
     assert gain.mean is not None
     assert gain.losing is not None
     share = f"{100 * gain.losing.mean:.0f} % of {len(gain.values)} lose"
     words = f"mean {gain.mean.mean:+.3f}\n{share}\nworst {gain.worst:+.3f}"
-    axes.text(0.99, 0.95, words, transform=axes.transAxes, ha="right", va="top", fontsize=8.5, color=theme.ink)
+    axes.text(0.99, 0.95, words, transform=axes.transAxes, ha="right", va="top", fontsize=8.5, color=_INK)
 
 
 def _styles(comparison: Comparison) -> dict[str, tuple[str, str]]:
@@ -223,29 +185,26 @@ def _styles(comparison: Comparison) -> dict[str, tuple[str, str]]:
     return dict(zip(names, pairs, strict=False))
 
 
-def _figure(height: float, theme: Theme) -> Figure:
-    figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, layout="constrained", facecolor=theme.paper)
+def _figure(height: float) -> Figure:
+    figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _style(axes: Axes, title: str, x_label: str, y_label: str, theme: Theme) -> None:
-    axes.set_facecolor(theme.paper)
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=theme.ink)
-    axes.set_xlabel(x_label, color=theme.ink)
-    axes.set_ylabel(y_label, color=theme.ink)
-    axes.grid(color=theme.grid, linewidth=0.8)
+def _style(axes: Axes, title: str, x_label: str, y_label: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK)
+    axes.set_xlabel(x_label, color=_INK)
+    axes.set_ylabel(y_label, color=_INK)
+    axes.grid(color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(theme.ink)
-    axes.tick_params(labelsize=9.5, colors=theme.ink)
+    axes.spines[["left", "bottom"]].set_color(_INK)
+    axes.tick_params(labelsize=9.5, colors=_INK)
 
 
-def _legend(figure: Figure, entries: Sequence[Line2D | Patch], theme: Theme) -> None:
+def _legend(figure: Figure, entries: Sequence[Line2D | Patch]) -> None:
     if entries:
-        figure.legend(
-            handles=entries, loc="outside lower left", ncols=3, fontsize=8.5, frameon=False, labelcolor=theme.ink
-        )
+        figure.legend(handles=entries, loc="outside lower left", ncols=3, fontsize=8.5, frameon=False, labelcolor=_INK)
 
 
 def _short(text: str, limit: int) -> str:

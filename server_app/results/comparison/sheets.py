@@ -68,24 +68,24 @@ def _percent(value: float) -> str:
     return f"{100 * value:.0f} %"
 
 
-_ACCURACY = (
+_GAIN = (
+    Column("gain-mean", "gain", _gain, max, in_brief=True, opens=True),
+    Column("gain-losing", "losing", _percent, min, in_brief=True),
+    Column("gain-worst", "worst gain", _gain, max),
+)
+ACCURACY = (
     Column("last-accuracy-mean", "mean, last", format_decimals, max, in_brief=True),
     Column("best-accuracy-mean", "mean, best", format_decimals, max, in_brief=True),
     Column("chosen-accuracy-mean", "mean, chosen", format_decimals, max, in_brief=True),
     Column("last-after-training-accuracy-mean", "after an epoch, last", format_decimals, max, in_brief=True),
     Column("best-after-training-accuracy-mean", "after an epoch, best", format_decimals, max),
     Column("chosen-after-training-accuracy-mean", "after an epoch, chosen", format_decimals, max),
+    Column("last-accuracy-worst10", "worst tenth", format_decimals, max, in_brief=True),
+    *_GAIN,
     Column("last-accuracy", "all samples, last", format_decimals, max, opens=True),
     Column("best-accuracy", "all samples, best", format_decimals, max),
     Column("chosen-accuracy", "all samples, chosen", format_decimals, max),
-    Column("last-accuracy-worst10", "worst tenth", format_decimals, max, in_brief=True),
 )
-_GAIN = (
-    Column("gain-mean", "gain", _gain, max, in_brief=True, opens=True),
-    Column("gain-losing", "losing", _percent, min, in_brief=True),
-    Column("gain-worst", "worst gain", _gain, max),
-)
-ACCURACY = (*_ACCURACY, *_GAIN)
 _AT_TARGET = Column("to-target-seeds", "at target", str, in_brief=True)
 COST_TO_TARGET = (
     _AT_TARGET,

@@ -28,79 +28,46 @@ TEMPLATE = """\
 </table>
 </div>
 {% endmacro %}
-{% macro picture(images, text) %}
-<div class="scroll"><picture>
-<source media="(prefers-color-scheme: dark)" srcset="{{ images.dark | image }}">
-<img src="{{ images.light | image }}" alt="{{ text }}">
-</picture></div>
+{% macro picture(plot, text) %}
+<div class="scroll"><img class="light" src="{{ plot.light | image }}" alt="{{ text }}">
+<img class="dark" src="{{ plot.dark | image }}" alt="{{ text }}"></div>
 {% endmacro %}
 <!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
 <meta name="generator" content="{{ generator }}">
 {% if goes_on %}
 <meta http-equiv="refresh" content="{{ refresh_seconds }}">
 {% endif %}
 <title>{{ comparison.name }}</title>
 <style>
-:root { color-scheme: light dark; --ink: #1f2933; --faint: #52606d; --line: #e4e7eb; --paper: #fff; --ground: #f5f7fa;
-  --warn: #d9722e; --warn-paper: #fff4ec; --link: #1d5fa8; --best: #e3f1e7; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #d6dde5; --faint: #9aa7b4; --line: #39424c; --paper: #1b2128; --ground: #12161b;
-    --warn: #e08a4c; --warn-paper: #33261c; --link: #7fb4ea; --best: #203a2b; }
-}
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--ground); color: var(--ink); font: 16px/1.5 system-ui, -apple-system, "Segoe UI",
-  Roboto, "Helvetica Neue", Arial, sans-serif; }
-main { max-width: 1400px; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
-h1 { margin: 0; font-size: 1.75rem; line-height: 1.25; overflow-wrap: anywhere; }
-h2 { margin: 0 0 .75rem; font-size: 1.15rem; overflow-wrap: anywhere; }
+{{ style | safe }}
+:root { --link: #1d5fa8; --best: #e3f1e7; }
+@media screen and (prefers-color-scheme: dark) { :root { --link: #7fb4ea; --best: #203a2b; } }
+main { max-width: 1400px; }
+h2 { overflow-wrap: anywhere; }
+th, td { padding: .4rem .35rem; }
 h3 { margin: 1.25rem 0 .4rem; font-size: .95rem; }
-h2 + h3 { margin-top: 0; }
-p { margin: .25rem 0 .75rem; }
 a { color: var(--link); }
-section { margin-top: 1.25rem; padding: 1.25rem; background: var(--paper); border: 1px solid var(--line);
-  border-radius: 8px; }
-section > :last-child { margin-bottom: 0; }
-.lead, .note { color: var(--faint); }
-.note { font-size: .875rem; }
 ul.note { margin: 0; padding-left: 1.1rem; }
 ul.note li { margin-bottom: .35rem; overflow-wrap: anywhere; }
-.warn { padding: .6rem .9rem; border-left: 4px solid var(--warn); background: var(--warn-paper); }
-img { display: block; width: 100%; max-width: 1100px; height: auto; margin: 0 auto; }
-.scroll { overflow: auto; }
-.tall { max-height: 34rem; overflow: auto; }
-table { width: 100%; border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .4rem .45rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top;
-  white-space: nowrap; }
-th { position: sticky; top: 0; z-index: 1; background: var(--paper); color: var(--faint); font-size: .8rem;
-  font-weight: 600; white-space: normal; vertical-align: bottom; }
-td:first-child, th:first-child { position: sticky; left: 0; background: var(--paper); }
+img { max-width: 1100px; }
+.tall { overflow: auto; }
+/* The first column stays in sight where a table is wider than the screen. */
+th { z-index: 1; }
+td:first-child, th:first-child { position: sticky; left: 0; background: var(--panel); }
 th:first-child { z-index: 2; }
-th button { padding: 0; border: 0; background: none; color: inherit; font: inherit; text-align: inherit;
-  cursor: pointer; }
-th button:hover { text-decoration: underline; }
-th[aria-sort="ascending"] button::after { content: " ▲"; }
-th[aria-sort="descending"] button::after { content: " ▼"; }
-.number { text-align: right; }
-small { color: var(--faint); font-size: .85em; font-weight: 400; }
+small { color: var(--muted); font-size: .85em; font-weight: 400; }
 .best { font-weight: 700; background: var(--best); }
 .close { text-decoration: underline; text-underline-offset: .2em; }
 .words { white-space: normal; min-width: 5rem; }
 .words:first-child { min-width: 7.5rem; }
-.wrap { white-space: normal; min-width: 14rem; overflow-wrap: anywhere; }
-code { font: .85rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
-summary { cursor: pointer; font-weight: 600; }
 @media (max-width: 600px) {
-  main { padding: 1.25rem .75rem 3rem; }
-  section { padding: .9rem; }
   img { min-width: 40rem; }
   td:first-child, th:first-child { min-width: 7.5rem; max-width: 9.5rem; white-space: normal; overflow-wrap: anywhere; }
 }
-@media print { .tall { max-height: none; } }
 </style>
 </head>
 <body>
@@ -112,7 +79,7 @@ summary { cursor: pointer; font-weight: 600; }
 <p class="lead">{{ comparison.runs | length }} run{{ "" if comparison.runs | length == 1 else "s" }}:
 {{ states }}.</p>
 {% if goes_on %}
-<p class="warn" role="status">Not all runs have finished: the page shows what there is, and reloads itself every
+<p class="running" role="status">Not all runs have finished: the page shows what there is, and reloads itself every
 {{ refresh_seconds }} seconds.</p>
 {% endif %}
 {% if absent %}
@@ -151,15 +118,15 @@ summary { cursor: pointer; font-weight: 600; }
 
 <section>
 <h2>Accuracy</h2>
-{{ picture(plots.accuracy, "Mean accuracy over clients against rounds and against bytes, a line a method. " ~
+{{ picture(accuracy_plot, "Mean accuracy over clients against rounds and against bytes, a line a method. " ~
   in_words) }}
 <p class="note">Lines are means over seeds in the rounds that every seed has tested.</p>
 </section>
 
-{% if plots.gain %}
+{% if gain_plot %}
 <section>
 <h2>Gain of each client over training alone</h2>
-{{ picture(plots.gain, "Histograms of the clients' gains in accuracy over training alone. " ~ gains_in_words) }}
+{{ picture(gain_plot, "Histograms of the clients' gains in accuracy over training alone. " ~ gains_in_words) }}
 <p class="note">To the left of the line are the clients that would do better alone.</p>
 </section>
 {% endif %}

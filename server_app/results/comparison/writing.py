@@ -11,10 +11,11 @@ from server_app.results.comparison.comparing import Comparison
 from server_app.results.comparison.labelling import labelled_runs
 from server_app.results.comparison.latex import latex
 from server_app.results.comparison.page import render_page
-from server_app.results.comparison.plots import draw
+from server_app.results.comparison.plots import draw_accuracy, draw_gain
 from server_app.results.comparison.reading import read_comparison
 from server_app.results.comparison.template import GENERATOR
 from server_app.results.comparison.text import comma_separated, markdown
+from server_app.results.dark import Plot, render
 
 PAGE = "comparison.html"
 _HEAD = 4096  # bytes of a page within which its generator is named
@@ -36,14 +37,14 @@ def write_comparison(folder: Path) -> Path:
     write_text(folder / "table.md", markdown(comparison))
     write_text(folder / "table.csv", comma_separated(comparison))
     write_text(folder / "table.tex", latex(comparison))
-    plots = draw(comparison)
-    write_bytes(folder / "accuracy.png", plots.accuracy["light"])
-    if plots.gain:
-        write_bytes(folder / "gain.png", plots.gain["light"])
+    accuracy, gain = _drawn(comparison)
+    write_bytes(folder / "accuracy.png", accuracy.light)
+    if gain:
+        write_bytes(folder / "gain.png", gain.light)
     else:
         (folder / "gain.png").unlink(missing_ok=True)  # of runs that are not there any more
     page = folder / PAGE
-    write_text(page, render_page(comparison, plots, folder))
+    write_text(page, render_page(comparison, accuracy, gain, folder))
     return page
 
 
@@ -62,8 +63,14 @@ def write_report_of(run_dirs: Sequence[Path], output: Path) -> Path:
         raise UserError(f"{output} is there already, and no page of this kind: name another file with --output.")
     place = output.parent
     comparison = Comparison(place, f"{len(runs)} runs beside each other", runs, is_planned=False)
-    write_text(output, render_page(comparison, draw(comparison), place))
+    write_text(output, render_page(comparison, *_drawn(comparison), place))
     return output
+
+
+def _drawn(comparison: Comparison) -> tuple[Plot, Plot | None]:
+    """The plot of accuracies and that of gains, None where there are none."""
+    gain = draw_gain(comparison)
+    return render(draw_accuracy(comparison)), None if gain is None else render(gain)
 
 
 def _is_ours(path: Path) -> bool:

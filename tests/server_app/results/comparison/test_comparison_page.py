@@ -53,11 +53,12 @@ def test_page_is_one_self_contained_file_for_light_and_dark_screens(folder):
     page = page_of(path)
     assert len(page.references) == 4
     assert all(each.startswith("data:image/png;base64,") for each in page.references)
-    assert [each["media"] for tag, each in page.tags if tag == "source"] == ["(prefers-color-scheme: dark)"] * 2
+    assert [each["class"] for tag, each in page.tags if tag == "img"] == ["light", "dark"] * 2
+    assert len(set(page.references)) == 4
     assert not {"link", "iframe"} & {tag for tag, _ in page.tags}
     text = path.read_text()
     assert not re.search(r"https?://|@import|url\(|fetch|XMLHttp", text)
-    assert "@media (prefers-color-scheme: dark)" in text
+    assert "@media screen and (prefers-color-scheme: dark)" in text
     assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in page.tags
     assert all(len(each["alt"]) > 40 for tag, each in page.tags if tag == "img")
 

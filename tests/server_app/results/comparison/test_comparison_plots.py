@@ -1,16 +1,11 @@
 """What the plots show: the values of lines, bands and bars."""
 
-import io
-
 import numpy as np
 import pytest
-from matplotlib.colors import to_hex
-from matplotlib.text import Text
-from PIL import Image
 from small_comparisons import write_plan, write_run
 
 from server_app.results.comparison import read_comparison
-from server_app.results.comparison.plots import DARK, draw_accuracy, draw_gain, gain_edges, png
+from server_app.results.comparison.plots import draw_accuracy, draw_gain, gain_edges
 
 
 def lines_of(axes):
@@ -94,16 +89,6 @@ def test_a_bin_begins_at_no_gain_and_all_values_lie_in_bins(values):
     assert edges[-1] > max(values)
     assert len(edges) <= 42
     assert np.diff(edges) == pytest.approx(edges[1] - edges[0])
-
-
-@pytest.mark.parametrize("draw", [draw_accuracy, draw_gain])
-def test_on_a_dark_page_the_paper_is_dark_and_the_words_are_light(comparison, draw):
-    figure = draw(comparison, DARK)
-    with Image.open(io.BytesIO(png(figure))) as image:
-        assert max(image.convert("RGB").getpixel((2, 2))) < 64
-    words = [text for text in figure.findobj(Text) if text.get_text()]
-    assert len(words) > 10
-    assert {to_hex(text.get_color()) for text in words} == {DARK.ink}
 
 
 def test_a_method_has_one_line_style_whichever_point_of_its_grid_was_chosen_in_a_setting(tmp_path):

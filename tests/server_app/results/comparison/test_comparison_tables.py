@@ -68,8 +68,8 @@ def test_accuracy_after_an_epoch_has_columns_only_where_it_was_measured(comparis
 
 
 def three_methods(tmp_path, **changes):
-    """Means of 0.7 and 0.6, no further apart than a standard error of their difference, and 0.2, far away."""
-    values = {"x": (0.5, 0.9), "y": (0.5, 0.7), "z": (0.19, 0.21)} | changes
+    """Means of 0.7, 0.6 and 0.4, with standard errors of 0.2, 0.1 and 0.2: 0.3 is just above 0.2828."""
+    values = {"x": (0.5, 0.9), "y": (0.5, 0.7), "z": (0.2, 0.6)} | changes
     runs = [(f"{name}-{seed}", name, "same", seed) for name in values for seed in range(2)]
     folder = write_plan(tmp_path / "c", runs)
     for name, of_seeds in values.items():
