@@ -82,7 +82,6 @@ class Site:
     personal: GeneratedModel
     train: Samples
     test: Samples
-    validation: Samples | None = None  # held back from training, to choose settings on
     group: str = ""  # opaque label of its architecture, so that clients of one architecture may share a head
     # Builds the public global model of this name for the site's data; None: the site does not deploy it.
     build_global: Callable[[str], GeneratedModel] | None = None
@@ -91,6 +90,7 @@ class Site:
     privacy: Privacy | None = None  # None: what is sent is not noised
     foreign_methods: frozenset[str] = frozenset()  # package.module:Class of what it takes part in beside our methods
     place: Place | None = None  # None: a real site, which decides for itself
+    validation: Samples | None = None  # held back from training, to choose settings on; None: nothing is
 
     @property
     def num_params(self) -> int:
