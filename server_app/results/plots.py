@@ -82,7 +82,7 @@ def _draw_accuracies(axes: Axes, run: Run) -> None:
         )
     headline = run.headline()
     best = next((line for line in run.metrics if line["round"] == headline["chosen-round"]), None)
-    chosen_on = "best mean" if headline["best-chosen-on"] == TEST else "mean in the round chosen on validation"
+    chosen_on = "best mean" if headline["best-chosen-on"] == TEST else "chosen on validation"
     if best is not None:
         axes.plot(
             best["round"],

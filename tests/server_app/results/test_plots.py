@@ -82,7 +82,7 @@ def test_further_tests_have_curves_and_the_star_is_what_validation_chose(tracker
         "all test samples of clients",
         "mean over clients, after one epoch",
         "mean over clients, validation",
-        "mean in the round chosen on validation: 0.600 in round 2",
+        "chosen on validation: 0.600 in round 2",
     ]
     (star,) = [line for line in top.lines if line.get_marker() == "*"]
     assert (list(star.get_xdata()), list(star.get_ydata())) == ([2], [0.6])
