@@ -1,6 +1,7 @@
 """The ServerApp: config -> strategy -> start; nothing else."""
 
 import os
+from contextlib import closing
 from logging import ERROR, INFO, Filter, LogRecord, getLogger
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from common.data.simulation import divide, located
 from common.errors import UserError
 from server_app.checkpoint import Checkpoint
 from server_app.client import Client
-from server_app.results import RunTracker
+from server_app.results import RunTracker, sinks
 from server_app.rounds.bindings import Bindings
 from server_app.rounds.membership import wait_for_nodes
 from server_app.starting import begin_line, is_finished, opened, resume_after
@@ -58,6 +59,7 @@ def serve(grid: Grid, config: Config, *, simulated: bool, bindings: Bindings | N
 
     `bindings` are those of a deployment whose nodes prove who they are.
     """
+    sinks.check(config.log_to)
     with opened(config, simulated) as (config, start):
         run_dir = config.results_path / config.run_name
         if is_finished(config, start):
@@ -77,7 +79,8 @@ def _serve(grid: Grid, config: Config, start: Checkpoint | None, simulated: bool
     keep = resume_after(config, start)
     if start and config.mode == "train":
         begin_line(config, start)
-    tracker = RunTracker(run_dir, config.to_dict(), num_rounds=config.num_rounds, resume_after=keep)
+    log_to = sinks.named(config.log_to)
+    tracker = RunTracker(run_dir, config.to_dict(), num_rounds=config.num_rounds, resume_after=keep, log_to=log_to)
     if dataset:
         counts = class_counts(dataset.labels, parts[: len(nodes)], dataset.num_classes)
         tracker.set_class_counts({str(i): row.tolist() for i, row in enumerate(counts)}, dataset.class_names)
@@ -85,9 +88,10 @@ def _serve(grid: Grid, config: Config, start: Checkpoint | None, simulated: bool
     def architecture_of(client: Client) -> str:
         return config.model_of(int(client.key), num_parts) if simulated else f"K = {client.num_params:,}"
 
-    method = config.halves.server(config)
-    strategy = FederationStrategy(
-        config, method, tracker, architecture_of, nodes_may_come=not simulated, start=start, bindings=bindings
-    )
-    strategy.start(grid, ArrayRecord(), config.num_rounds, timeout=config.deadline)
-    tracker.finish()
+    with closing(tracker):
+        method = config.halves.server(config)
+        strategy = FederationStrategy(
+            config, method, tracker, architecture_of, nodes_may_come=not simulated, start=start, bindings=bindings
+        )
+        strategy.start(grid, ArrayRecord(), config.num_rounds, timeout=config.deadline)
+        tracker.finish()
