@@ -69,6 +69,19 @@ def write(path: Path, fill: Callable[[IO[bytes]], object], mode: int | None = No
         raise
 
 
+def append_bytes(path: Path, content: bytes) -> None:
+    """Append to a file, which is made if it is missing. Raises OSError, after what was written of it is taken back."""
+    before = path.stat().st_size if path.exists() else 0
+    try:
+        # A buffer that takes it whole makes it one write, so that neither a reader nor a crash finds half of it.
+        with path.open("ab", buffering=max(1 << 20, len(content) + 1)) as file:
+            file.write(content)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.truncate(path, before)
+        raise
+
+
 def make_folder(path: Path) -> None:
     """Make a folder and those above it, unless it is there. Raises WriteError."""
     try:

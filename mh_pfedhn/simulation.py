@@ -62,6 +62,7 @@ def check(config: Config) -> None:
     from client_app.site.simulated import check_models, forget_clients
     from common.data.simulation import forget_data_sets
     from common.device import resolve_device
+    from server_app.results import sinks
 
     if config.num_nodes < config.min_clients:
         raise UserError(
@@ -75,6 +76,7 @@ def check(config: Config) -> None:
     except WriteError as error:
         raise UserError(f"results-dir is {shown(config.results_dir)}, but {error}.") from error
     check_is_new(config)
+    sinks.check(config.log_to)
     resolve_device(config.device)
     try:
         check_models(config)

@@ -1,6 +1,7 @@
 """The ServerApp: config -> strategy -> start; nothing else."""
 
 import os
+from contextlib import closing
 from logging import ERROR, INFO, Filter, LogRecord, getLogger
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from common.errors import UserError
 from server_app import batch
 from server_app.checkpoint import Checkpoint
 from server_app.client import Client
-from server_app.results import RunTracker
+from server_app.results import RunTracker, sinks
 from server_app.results.data import data_of, partition_of
 from server_app.rounds.bindings import STATE_FOLDER, Bindings
 from server_app.rounds.membership import wait_for_nodes
@@ -62,6 +63,7 @@ def serve(grid: Grid, config: Config, *, simulated: bool, bindings: Bindings | N
 
     `bindings` are those of a deployment whose nodes prove who they are.
     """
+    sinks.check(config.log_to)
     with opened(config, simulated) as (config, start):
         run_dir = config.results_path / config.run_name
         if is_finished(config, start):
@@ -81,7 +83,8 @@ def _serve(grid: Grid, config: Config, start: Checkpoint | None, simulated: bool
     keep = resume_after(config, start)
     if start and config.mode == "train":
         begin_line(config, start)
-    tracker = RunTracker(run_dir, config.to_dict(), num_rounds=config.num_rounds, resume_after=keep)
+    log_to = sinks.named(config.log_to)
+    tracker = RunTracker(run_dir, config.to_dict(), num_rounds=config.num_rounds, resume_after=keep, log_to=log_to)
     if division:
         if division.left_out:
             few, left_out = config.min_samples, division.left_out
@@ -91,9 +94,10 @@ def _serve(grid: Grid, config: Config, start: Checkpoint | None, simulated: bool
     def architecture_of(client: Client) -> str:
         return config.model_of(int(client.key), num_parts) if simulated else f"K = {client.num_params:,}"
 
-    method = config.halves.server(config)
-    strategy = FederationStrategy(
-        config, method, tracker, architecture_of, nodes_may_come=not simulated, start=start, bindings=bindings
-    )
-    strategy.start(grid, ArrayRecord(), config.num_rounds, timeout=config.deadline)
-    tracker.finish()
+    with closing(tracker):
+        method = config.halves.server(config)
+        strategy = FederationStrategy(
+            config, method, tracker, architecture_of, nodes_may_come=not simulated, start=start, bindings=bindings
+        )
+        strategy.start(grid, ArrayRecord(), config.num_rounds, timeout=config.deadline)
+        tracker.finish()

@@ -78,7 +78,7 @@ def _begin_line(run_dir: Path, start: Checkpoint) -> None:
         later.append(own)
     if later:
         aside = _new_folder(run_dir / SET_ASIDE / f"after-round-{start.server_round:06}")
-        for name in ("metrics.jsonl", "clients.csv", "summary.json"):
+        for name in ("metrics.jsonl", "clients.csv", "clients-by-round.csv", "summary.json"):
             if (run_dir / name).exists():
                 shutil.copyfile(run_dir / name, aside / name)
         for path in later:

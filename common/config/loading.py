@@ -22,7 +22,7 @@ from common.errors import UserError
 from common.methods import Halves
 from common.options import Option, Value
 from common.settings import Noised
-from common.text import nearest, shown, snake
+from common.text import nearest, shown, snake, split
 from common.variants import VARIANTS
 
 # Where all of these are given, as `mh-pfedhn run` does, a profile adds nothing, and may be a file of another machine.
@@ -233,6 +233,8 @@ def _check_together(config: Config) -> None:
             raise UserError(
                 f"{key} is {shown(name)}, but dataset is 'sites', and each site has its own: set {key} in its own file."
             )
+    if "none" in split(config.log_to) and set(split(config.log_to)) != {"none"}:
+        raise UserError(f"log-to is {config.log_to!r}, but none stands alone: leave it out, or the others.")
     if config.resume == "latest" and not config.run_name:
         raise UserError("resume is 'latest', so run-name must say of which run.")
     if not config.dataset:

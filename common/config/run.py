@@ -23,6 +23,7 @@ MODES = ("train", "adapt")
 BY_CLIENT = "by-client"  # the clients are the owners that the data set itself names
 PARTITIONS = ("non-iid-1", "non-iid-2", BY_CLIENT)
 SITES = "sites"  # each site of a deployment brings its own data
+SINKS = ("tensorboard", "mlflow", "wandb", "none")
 DATASETS = ("fashion-mnist", "cifar10", "cifar100", "emnist-byclass", "tiny-imagenet", "parquet", "npz", SITES)
 MODELS = ("lenet", "vgg8", "resnet10", "resnet12", "resnet18", "mlp", "squeezenet1_0", "squeezenet1_1")
 METHOD_SETTINGS = "method-settings"  # the key under which the settings of a method travel through Flower
@@ -182,6 +183,13 @@ class Config:
 
     results_dir: str = option("results", "where run folders go; a relative path starts at the working folder")
     run_name: str = option("", "name of the run's folder; empty makes one from method, profile and time")
+    log_to: str = option(
+        "tensorboard",
+        "comma-separated places that the server sends a run's numbers to, besides its folder; mlflow and wandb where "
+        "they are installed",
+        choices=SINKS,
+        is_list=True,
+    )
 
     method_settings: Mapping[str, Value] = dataclasses.field(default_factory=dict, hash=False)  # by key, complete
 

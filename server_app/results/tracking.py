@@ -1,4 +1,4 @@
-"""Writes down a run while it goes on: the files of `results/<run-name>/`, TensorBoard events and the console's lines.
+"""Writes down a run while it goes on: the files of `results/<run-name>/`, what `log-to` names, the console's lines.
 
 The strategy hands in one `RoundRecord` a round.
 """
@@ -11,7 +11,6 @@ import io
 import json
 import logging
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,14 +21,16 @@ from typing import Any
 import yaml
 
 from common.errors import UserError
-from common.files import WriteError, write_bytes, write_text
+from common.files import WriteError, append_bytes, write_bytes, write_text
 from common.text import kebab, snake
-from server_app.results.events import Events
+from server_app.results.by_round import ClientsByRound
 from server_app.results.formatting import FURTHER_TESTS, format_decimals, format_duration
 from server_app.results.metrics import accuracy_key, extra_losses, finite, further_tests, round_metrics, without_start
 from server_app.results.reading import ClientRow, parse_metrics, read_clients, read_run
 from server_app.results.record import START, Failure, RoundRecord
 from server_app.results.report import write_report
+from server_app.results.sinks import Sinks
+from server_app.results.sinks.base import LoggedRun
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ class RunTracker:
         Planned number of rounds, for the estimate of the time left.
     resume_after
         Go on in a folder that holds a run already: keep its lines up to this round, drop those after it.
+    log_to
+        Where the numbers go besides the folder: names of sinks.
     clock
         Seconds that never go backwards.
 
@@ -58,7 +61,7 @@ class RunTracker:
     ------
     UserError
         If the folder already holds a run, and in all methods for what cannot be written, as on a full disk: a run that
-        nobody could read about ends. It goes on without a drawing and without TensorBoard's events.
+        nobody could read about ends. It goes on without a drawing, without parquet and without a sink.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class RunTracker:
         *,
         num_rounds: int,
         resume_after: int | None = None,
+        log_to: Sequence[str] = ("tensorboard",),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make the folder and write `config.yaml`."""
@@ -80,6 +84,9 @@ class RunTracker:
         self._round_seconds: deque[float] = deque(maxlen=_RECENT_ROUNDS)  # between two rounds that were logged
         self._next_drawing = -math.inf
         self._metrics = run_dir / "metrics.jsonl"
+        self._by_round = ClientsByRound(run_dir)
+        if not self._metrics.exists():
+            self._by_round.remove()
         if self._metrics.exists() and resume_after is None:
             raise UserError(f"{run_dir} already holds a run: choose another `run-name`, or go on with resume=latest.")
         with _written(run_dir / "config.yaml"):
@@ -89,7 +96,8 @@ class RunTracker:
         self._earlier_rows: dict[str, ClientRow] = {}
         if resume_after is not None:
             self._take_up(resume_after)
-        self._events = Events(run_dir / "tensorboard", None if resume_after is None else resume_after + 1)
+        run = LoggedRun(run_dir, self._config, resume_after)
+        self._sinks = Sinks(log_to, run, self._earlier, self._earlier_rows)
         self._started = clock() - (self._earlier[-1]["wall-seconds"] if self._earlier else 0.0)
         self._last_logged: float | None = None
 
@@ -117,7 +125,7 @@ class RunTracker:
         self._write_json("partition.json", partition)
 
     def log_round(self, record: RoundRecord) -> None:
-        """Append the round to `metrics.jsonl` and the event files, and redraw the report if it is due.
+        """Append the round to the run's files and to what `log-to` names, and redraw the report if it is due.
 
         Raises ValueError, as `round_metrics`, before anything is written.
         """
@@ -132,15 +140,19 @@ class RunTracker:
             self._rows[key].test_samples = evaluation.total
         for row in self._rows.values():
             _count(row, line)
-        # The table first: a folder with a line of metrics then always has the clients that the line speaks of.
+        # The tables first: a folder with a line of metrics then always has the clients that the line speaks of.
         self._write_clients()
-        self._append(line)
-        self._events.add(line, record.numbers, self._rows)
+        losses = {key: finite(evaluation.loss) for key, evaluation in record.evaluations.items()}
+        with _written(self._by_round.path):
+            self._by_round.append(line, self._rows, losses)
+        with _written(self._metrics):
+            append_bytes(self._metrics, _encoded(line))
+        self._sinks.add(line, self._rows)
         if self._clock() >= self._next_drawing:
             self._draw()
 
     def finish(self) -> dict[str, Any]:
-        """Write `summary.json`, the last drawing and everything still buffered; return the summary.
+        """Write `summary.json`, the parquet, the last drawing and everything still buffered; return the summary.
 
         Call it once, after at least one round.
         """
@@ -154,9 +166,15 @@ class RunTracker:
             "config": self._config,
         }
         self._write_json("summary.json", summary)
-        self._events.close()
+        self._write_parquet()
         self._draw()
+        best = {key: value for key, value in summary.items() if key.startswith("best-")}
+        self._sinks.close({key: value for key, value in best.items() if isinstance(value, int | float)})
         return summary
+
+    def close(self) -> None:
+        """Write what is still buffered; what `log-to` names is told that a run which `finish` has not ended failed."""
+        self._sinks.close()
 
     def progress_line(self, record: RoundRecord) -> str:
         """Return the console's line for the round that was logged last."""
@@ -200,6 +218,8 @@ class RunTracker:
         self._earlier_rows = {row.client: row for row in read_clients(self.run_dir / "clients.csv")}
         with _written(self._metrics):
             write_bytes(self._metrics, b"".join(_encoded(line) for line in self._earlier))
+        with _written(self._by_round.path):
+            self._by_round.take_up(last_round, self._earlier, self._earlier_rows)
         (self.run_dir / "summary.json").unlink(missing_ok=True)
 
     def _write_clients(self) -> None:
@@ -213,17 +233,11 @@ class RunTracker:
         with _written(self.run_dir / "clients.csv"):
             write_text(self.run_dir / "clients.csv", buffer.getvalue())
 
-    def _append(self, line: dict[str, Any]) -> None:
-        before = self._metrics.stat().st_size if self._metrics.exists() else 0
-        with _written(self._metrics):
-            try:
-                # A buffer that takes the whole line makes it one write, so that a reader does not see half of it.
-                with self._metrics.open("ab", buffering=1 << 20) as file:
-                    file.write(_encoded(line))
-            except OSError:
-                with contextlib.suppress(OSError):
-                    os.truncate(self._metrics, before)
-                raise
+    def _write_parquet(self) -> None:
+        try:
+            self._by_round.write_parquet(self._rows)
+        except Exception as error:  # as with a drawing: the table itself is there
+            logger.warning("%s could not be written: %s", self._by_round.parquet, error)
 
     def _write_json(self, name: str, content: object) -> None:
         with _written(self.run_dir / name):

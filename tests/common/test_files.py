@@ -99,6 +99,22 @@ def test_a_full_disk_is_told_in_the_systems_words_with_the_file_and_not_in_pytor
     assert_untouched(path)
 
 
+@pytest.mark.parametrize("size", [3, 2_000_000])
+def test_what_is_appended_follows_what_was_there(path, size):
+    files.append_bytes(path, size * b"x")
+    assert path.read_bytes() == b"old" + size * b"x"
+    new = path.with_name("new")
+    files.append_bytes(new, b"first")
+    assert new.read_bytes() == b"first"
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_half_of_what_is_appended_is_taken_back_when_the_disk_is_full(path):
+    with pytest.raises(OSError, match="File too large"):
+        files.append_bytes(path, bytes(100_000))
+    assert path.read_bytes() == b"old"
+
+
 def test_what_pytorch_alone_knows_of_a_failure_is_told_in_its_words(path):
     def fill(file):
         raise RuntimeError("unexpected pos 64 vs 0")

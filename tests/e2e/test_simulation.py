@@ -75,6 +75,24 @@ sys.exit(cli.main())"""
     assert set(second["client-accuracy"]) == set("012345")
 
 
+def test_mlflow_gets_a_run_in_a_database_that_a_variable_of_the_users_names(tmp_path: Path):
+    tracking = pytest.importorskip("mlflow.tracking")
+    # A relative one: it starts where the user stands, whatever folder Flower runs the app in.
+    env = environment(tmp_path / "home", MLFLOW_TRACKING_URI="sqlite:///mine.db")
+    options = [*SMALL, "num-clients=2", "models=lenet", "log-to=mlflow"]
+    done = run(BIN / "mh-pfedhn", "run", "-c", *options, env=env, cwd=tmp_path)
+    assert done.returncode == 0
+    assert "Logging to MLflow at sqlite:///mine.db: run run (" in done.stdout
+    client = tracking.MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mine.db'}")
+    (logged,) = client.search_runs([client.get_experiment_by_name("quickstart").experiment_id])
+    assert (logged.info.run_name, logged.info.status) == ("run", "FINISHED")
+    history = client.get_metric_history(logged.info.run_id, "accuracy-mean")
+    lines = metrics(tmp_path / "results" / "run")
+    assert [(each.step, each.value) for each in history] == [(line["round"], line["accuracy-mean"]) for line in lines]
+    assert not (tmp_path / "results" / "run" / "tensorboard").exists()
+    assert not (tmp_path / "mlruns").exists()
+
+
 def test_plain_flwr_run_serves_the_two_nodes_that_flower_starts(tmp_path: Path):
     port = str(free_port())
     env = environment(tmp_path / "home", FLWR_LOCAL_SUPERLINK_HTTP_API_PORT=port)

@@ -4,7 +4,6 @@ import errno
 import json
 import math
 import os
-import resource
 
 import pytest
 import yaml
@@ -13,9 +12,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from common.errors import UserError
 from common.evaluation import Evaluation
-from server_app.results import Failure, RoundRecord, RunTracker, events, final_table, tracking
+from server_app.results import Failure, RoundRecord, RunTracker, final_table, tracking
 from server_app.results.metrics import METRIC_KEYS
 from server_app.results.reading import read_clients
+from server_app.results.sinks import to_tensorboard
 
 # --- Files ---
 
@@ -31,6 +31,8 @@ def test_a_finished_run_has_every_promised_file(tmp_path):
         "config.yaml",
         "metrics.jsonl",
         "clients.csv",
+        "clients-by-round.csv",
+        "clients-by-round.parquet",
         "data.json",
         "partition.json",
         "summary.json",
@@ -409,21 +411,6 @@ def test_a_round_that_cannot_be_written_down_ends_the_run_with_a_sentence(tracke
     assert whole.endswith(b"}\n")
 
 
-def test_half_a_line_is_taken_back_when_the_disk_is_full(tracker):
-    tracker.log_round(record(1))
-    path = tracker.run_dir / "metrics.jsonl"
-    whole = path.read_bytes()
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # Python ignores the signal and gets the system's error, after a part of the line has been written.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 100, before[1]))
-    try:
-        with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written \(File too large\)"):
-            tracker._append({"text": "x" * 1000})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert path.read_bytes() == whole
-
-
 def test_tables_and_the_summary_that_cannot_be_written_end_the_run_with_a_sentence(tracker, full):
     tracker.log_round(record(1))
     full()
@@ -447,13 +434,13 @@ def test_a_run_goes_on_without_events_that_cannot_be_written(tracker, caplog, mo
     def fail(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(events.SummaryWriter, "add_scalar", fail)
+    monkeypatch.setattr(to_tensorboard.SummaryWriter, "add_scalar", fail)
     tracker.log_round(record(2))
     monkeypatch.undo()
     tracker.log_round(record(3))
     assert [line["round"] for line in lines_of(tracker)] == [1, 2, 3]
     assert tracker.finish()["rounds"] == 3
-    assert caplog.text.count("No more events for TensorBoard") == 1
+    assert caplog.text.count("Nothing more goes to TensorBoard") == 1
 
 
 # --- Drawing now and then ---
