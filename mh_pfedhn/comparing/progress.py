@@ -111,11 +111,11 @@ class Progress:
         return run.config.num_rounds - max(done, default=0)
 
     def _learn(self, run: PlannedRun) -> None:
-        """Take the seconds a round of a finished run from its files, without what its first round waited for."""
+        """Take the seconds of a finished run from its files: with checkpoints, without what round 1 waited for."""
         with contextlib.suppress(UserError):
             lines = read_metrics(run.config.results_path / run.name / "metrics.jsonl")
-            seconds = sum(line["seconds"]["total"] - line["seconds"].get("start", 0.0) for line in lines)
             if lines:
+                seconds = lines[-1]["wall-seconds"] - lines[0]["seconds"].get("start", 0.0)
                 self._known.setdefault(_kind(run), []).append((seconds, len(lines)))
 
     def _told(self, what: str, run: PlannedRun | None = None) -> str:

@@ -32,7 +32,7 @@ def leave():
         folder = run.config.results_path / run.name
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(yaml.safe_dump(run.config.to_dict()))
-        lines = [line_of(number, seconds + (start if number == 1 else 0.0), start) for number in range(1, rounds + 1)]
+        lines = [line_of(number, seconds, start) for number in range(1, rounds + 1)]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         if finished:
             (folder / "summary.json").write_text("{}")
@@ -47,7 +47,8 @@ def leave():
 def line_of(number, seconds, start=0.0):
     from server_app.results.metrics import METRIC_KEYS
 
-    own = {"round": number, "seconds": {"total": seconds} | ({"start": start} if start and number == 1 else {})}
+    of_first = {"start": start} if start and number == 1 else {}
+    own = {"round": number, "seconds": {"total": seconds} | of_first, "wall-seconds": start + number * seconds}
     return dict.fromkeys(METRIC_KEYS) | own
 
 
