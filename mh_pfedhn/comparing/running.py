@@ -34,7 +34,16 @@ from server_app import batch, checkpoint
 FILE, FAILURES = "comparison.yaml", "failures.json"  # in the comparison's folder
 
 # What may differ from what a run was begun with, since no result depends on it.
-_MAY_DIFFER = {"profile", "resume", "results-dir", "run-name", "checkpoint-every", "deadline", "give-up-after"}
+_MAY_DIFFER = {
+    "checkpoint-every",
+    "deadline",
+    "give-up-after",
+    "log-to",
+    "profile",
+    "resume",
+    "results-dir",
+    "run-name",
+}
 
 
 def in_words(failures: Mapping[str, str], plan: Plan) -> str:
