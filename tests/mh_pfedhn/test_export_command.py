@@ -1,5 +1,6 @@
 """`mh-pfedhn export`: the models of a small run, as programs that run where there is nothing but PyTorch."""
 
+import contextlib
 import csv
 import json
 import shutil
@@ -69,7 +70,7 @@ def config(tiny_images, tmp_path_factory):
     config = load_config(settings)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tracking, "write_report", lambda run_dir: None)
-        patch.setattr("server_app.strategy.at_the_end", lambda save: None)
+        patch.setattr("server_app.strategy.at_the_end", lambda save: contextlib.nullcontext())
         serve(InProcessGrid(client, 3, dict(config.to_dict())), config, simulated=True)
     new_process()
     return config

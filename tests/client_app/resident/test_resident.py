@@ -562,7 +562,7 @@ TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
 from client_app.app import app
 node = {{"trainer-socket": {trainer.address.socket!r}, "trainer-secret": {trainer.address.secret!r}}}
 context = Context(run_id=1, node_id=5, node_config=node, state=RecordDict(), run_config={{}})
-said = {{"protocol-version": {protocol.VERSION}, "method": "mh-pfedhn", "seed": 0, "facts": []}}
+said = {{"protocol-version": {protocol.VERSION}, "method": "mh-pfedhn", "run-name": "run", "seed": 0, "facts": []}}
 settings = {dict(greeting()["settings"])!r}
 greeting = RecordDict({{"instructions": ConfigRecord(said), "settings": ConfigRecord(settings)}})
 reply = app(Message(greeting, dst_node_id=5, message_type="query.register"), context)

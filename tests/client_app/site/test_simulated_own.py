@@ -15,6 +15,7 @@ from client_app.training import epochs, evaluate, sgd, train
 from common.config import load_config
 from common.data.own import load_own
 from common.errors import UserError
+from common.evaluation import TEST
 from common.params import ParameterVector
 from common.settings import LocalTraining
 
@@ -158,7 +159,7 @@ def test_training_and_testing_use_the_users_own(visits):
     site = site_of(settings)
     assert not site.deploys_global  # the public model is for images of classes
     theta = random_theta(site.num_params)
-    result, delta = ask(settings, 0, theta, test=True, batch_size=64)
+    result, delta = ask(settings, 0, theta, tests=(TEST,), batch_size=64)
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -167,8 +168,8 @@ def test_training_and_testing_use_the_users_own(visits):
     vector.write(vector.read() + theta)
     start = vector.read()
     outputs, targets = by_hand(all_of(site.test)[0]).flatten(), all_of(site.test)[1]
-    assert result.evaluation.loss == pytest.approx((outputs - targets).square().mean().item())
-    assert result.evaluation.correct == int(((outputs - targets).abs() < 0.5).sum())
+    assert result.evaluations[TEST].loss == pytest.approx((outputs - targets).square().mean().item())
+    assert result.evaluations[TEST].correct == int(((outputs - targets).abs() < 0.5).sum())
     generator, training = site.generator(0, 1), LocalTraining(client_lr=0.02)
     batches = epochs(len(site.train), 64, 1, generator)
     optimizer = sgd(by_hand.parameters(), training)

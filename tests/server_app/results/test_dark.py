@@ -8,7 +8,8 @@ from contrast import contrast
 from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
 
-from server_app.results import dark, plots, read_run
+from server_app.results import dark, drawing, plots, read_run
+from server_app.results.partition_plot import draw_partition
 
 PANEL = "#1a2129"  # of the page, in the dark
 
@@ -29,7 +30,7 @@ def test_a_dark_plot_is_transparent_where_the_light_one_is_white(make_run):
     assert light[..., 3].min() == 255
 
 
-@pytest.mark.parametrize("colour", ["#000000", plots._INK])
+@pytest.mark.parametrize("colour", ["#000000", drawing.INK])
 def test_ink_is_as_readable_as_text_has_to_be(colour):
     assert contrast(to_hex(dark.on_dark(*to_rgb(colour))[:3]), PANEL) >= 7
 
@@ -53,7 +54,9 @@ def test_every_line_and_text_of_a_figure_is_changed_once(make_adapt_run):
 
 def test_numbers_of_a_heat_map_are_read_in_every_cell():
     counts = {str(row): [round(10 ** (power / 2.5)) for power in range(11)] for row in range(2)}
-    figure = plots.draw_partition({"class-names": list("abcdefghijk"), "clients": counts})
+    figure = draw_partition(
+        {"class-names": list("abcdefghijk"), "clients": counts, "sizes": {key: {} for key in counts}}
+    )
     before = [label.get_text() for label in figure.axes[1].get_yticklabels()]
     dark.render(figure)
     axes, bar = figure.axes
