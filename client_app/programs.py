@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from client_app.personal import DESCRIPTION, About, Personal, load_weights
-from client_app.samples import Inputs
 from client_app.training import forward
 from common.errors import UserError
 from common.factories import describe
 from common.files import WriteError, write_bytes
+from common.inputs import Inputs
 
 _ROWS = 3  # of the batch that a program is made with; with 0 or 1 PyTorch takes the number for a part of the model
 _TRIED = (1, 5)  # sizes of batches that a program is tried on

@@ -108,7 +108,7 @@ class Trainer:
         found: dict[str, Evaluation | None] = {}
         if TEST in asked:
             found[TEST] = method.test(task)
-        if VALIDATION in asked and site.validation is not None and len(site.validation):
+        if VALIDATION in asked and site.validation is not None:
             found[VALIDATION] = method.test(replace(task, site=replace(site, test=site.validation)))
         # Where what is sent is noised, nobody is told how a model does that was trained without noise.
         if AFTER_TRAINING in asked and site.privacy is None:

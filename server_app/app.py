@@ -34,6 +34,8 @@ def main(grid: Grid, context: Context) -> None:
     """Run a federation as the run config says, or several."""
     try:
         if is_batch(context.run_config):
+            if not isinstance(grid, InMemoryGrid):
+                raise UserError("runs names several runs, which only a simulation plays: start them one by one.")
             batch.play(context.run_config, lambda config: serve(grid, config, simulated=True))
             return
         config = load_run_config(context.run_config)

@@ -11,8 +11,7 @@ from client_app.samples import Samples, TensorSamples
 from client_app.training import CountCorrect, Criterion, argmax_correct, epochs, forward, sgd, train
 from common.errors import UserError
 from common.factories import Factory, describe
-from common.inputs import length, shapes, structure
-from common.models import ImageShape
+from common.inputs import ImageShape, length, shapes, structure
 from common.settings import LocalTraining
 
 _FIRST_BATCH = 8  # samples

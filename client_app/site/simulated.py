@@ -183,8 +183,8 @@ def _built_by(key: str, name: str, division: Division) -> dict[str, object]:
         built: dict[str, object] = {"factory": name, "args": [dataset.input_shape, dataset.num_classes]}
     else:
         built = {"architecture": name.partition("/")[0]}
-    if dataset.image_shape is not None:
-        built |= {"image-shape": dataset.image_shape}
+    if is_image_shape(dataset.input_shape):
+        built |= {"image-shape": dataset.input_shape}
     if normalisation is not None:
         built |= {"mean": normalisation.mean, "std": normalisation.std}
     classes = {"num-classes": dataset.num_classes, "class-names": dataset.class_names} if dataset.num_classes else {}

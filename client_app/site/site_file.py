@@ -22,7 +22,7 @@ from common.device import resolve_device
 from common.errors import UserError
 from common.factories import Factory, describe
 from common.files import WriteError, make_folder, write_text
-from common.models import ImageShape
+from common.inputs import ImageShape
 from common.text import nearest, shown
 
 _REQUEST_LIMIT = 4 * 3600.0  # seconds

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from common.data.normalisation import Normalisation
 from common.data.own import OwnSource, load_own
-from common.data.sources.base import ImageShape, ImageSource, Opened, Rows
+from common.data.sources.base import ImageSource, Opened, Rows
 from common.data.sources.cifar import open_cifar
 from common.data.sources.idx import open_emnist, open_fashion_mnist
 from common.data.sources.npz import open_npz
 from common.data.sources.parquet import open_parquet
 from common.data.sources.tiny_imagenet import open_tiny_imagenet
 from common.errors import UserError
-from common.inputs import InputShape, is_image_shape
+from common.inputs import ImageShape, InputShape, is_image_shape
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from common.data.sources.base import ImageShape, ImageSource, Rows
+from common.data.sources.base import ImageSource, Rows
+from common.inputs import ImageShape
 
 _MAX_IMAGES = 4000  # that are decoded to measure: with 32 x 32 pixels the mean is then known to about 0.003
 _MAX_VALUES = 50_000_000  # bytes that they have together; large images need fewer

@@ -152,7 +152,7 @@ class RunTracker:
             self._draw()
 
     def finish(self) -> dict[str, Any]:
-        """Write `summary.json`, the parquet, the last drawing and everything still buffered; return the summary.
+        """Write the parquet, `summary.json`, the last drawing and everything still buffered; return the summary.
 
         Call it once, after at least one round.
         """
@@ -165,8 +165,8 @@ class RunTracker:
             "method": self._config.get("method"),
             "config": self._config,
         }
-        self._write_json("summary.json", summary)
         self._write_parquet()
+        self._write_json("summary.json", summary)
         self._draw()
         best = {key: value for key, value in summary.items() if key.startswith("best-")}
         self._sinks.close({key: value for key, value in best.items() if isinstance(value, int | float)})

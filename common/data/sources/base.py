@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from common.errors import UserError
+from common.inputs import ImageShape
 from common.text import shown
 
 Rows = NDArray[np.int64]
-ImageShape = tuple[int, int, int]  # channels, height, width
 
 
 class ImageSource(Protocol):

@@ -15,7 +15,6 @@ from PIL import Image
 from torch import Tensor
 
 from common.data.sources.base import (
-    ImageShape,
     Opened,
     Rows,
     decode_image,
@@ -25,6 +24,7 @@ from common.data.sources.base import (
     read_split,
 )
 from common.errors import UserError
+from common.inputs import ImageShape
 
 _FURTHER = ("client", "split")  # columns that files may have, in this order
 

@@ -1,5 +1,7 @@
 """Simulated clients with a user's own models, data, loss and count: what each has, and how it trains."""
 
+import json
+
 import numpy as np
 import own_code
 import pytest
@@ -9,6 +11,7 @@ from fresh_process import new_process
 from own_code import OWNERS
 from torch.nn import functional
 
+from client_app.personal import build_described
 from client_app.samples import DatasetSamples, ImageSamples, PartOf, TensorSamples
 from client_app.site.simulated import simulated_site
 from client_app.training import epochs, evaluate, sgd, train
@@ -91,6 +94,13 @@ def test_other_inputs_reach_the_model_as_they_are(run_config):
     images, _ = all_of(site_of(settings).train)
     assert 0 <= float(images.min()) < 0.1 < 0.9 < float(images.max()) <= 1
     assert isinstance(site_of(settings).train.samples, TensorSamples)
+
+
+def test_a_public_model_of_float_images_is_built_again_from_what_lies_beside_it(run_config):
+    site = site_of(run_config | {"dataset": "own_code:float_images", "models": "lenet"})
+    assert "mean" not in site.built_by  # they are used as they come
+    model = build_described(json.loads(json.dumps(site.built_by)))
+    model.load_state_dict(site.personal.model.state_dict(), strict=True)
 
 
 def test_at_most_so_many_samples_of_a_class_are_kept(run_config):
