@@ -49,6 +49,12 @@ def runs(run_config, tmp_path):
     ]
 
 
+@pytest.fixture(autouse=True)
+def _is_simulation(monkeypatch):
+    """The grid of these tests stands for that of a simulation."""
+    monkeypatch.setattr(server_app.app, "InMemoryGrid", InProcessGrid)
+
+
 @pytest.fixture
 def play(tmp_path):
     """Play runs in one simulation, with real clients or these."""
@@ -146,10 +152,16 @@ def test_a_message_of_another_run_is_refused(runs, tmp_path):
         server_app.app.serve(grid, runs[1], simulated=True)
 
 
+def test_a_deployment_plays_no_batch(tmp_path):
+    with pytest.raises(UserError, match="^runs names several runs, which only a simulation plays"):
+        server_app.app.main(None, Context(1, 1, {}, RecordDict(), {RUNS: str(tmp_path / "runs.json")}))
+
+
 def test_runs_that_is_no_file_of_runs_is_refused_by_name(tmp_path):
     path = tmp_path / "none.json"
+    grid = InProcessGrid(client_app.app.app, CLIENTS, {})
     for content in ("", "{}x", '[{"method": "local"}]', json.dumps(5)):
         path.write_text(content)
         with pytest.raises(UserError, match=rf"^runs is '{path}', but that is no file of runs"):
-            server_app.app.main(None, Context(1, 1, {}, RecordDict(), {RUNS: str(path)}))
+            server_app.app.main(grid, Context(1, 1, {}, RecordDict(), {RUNS: str(path)}))
         new_process()
