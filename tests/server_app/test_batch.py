@@ -153,7 +153,7 @@ def test_a_message_of_another_run_is_refused(runs, tmp_path):
 
 
 def test_a_deployment_plays_no_batch(tmp_path):
-    with pytest.raises(UserError, match="^runs names several runs, which only a simulation plays"):
+    with pytest.raises(UserError, match=r"^runs names several runs, which only a simulation plays"):
         server_app.app.main(None, Context(1, 1, {}, RecordDict(), {RUNS: str(tmp_path / "runs.json")}))
 
 
