@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 
-import psutil
 import torch
 
 from client_app.site.simulated import simulated_site
@@ -19,12 +18,14 @@ from client_app.site.site import Place, Site
 from client_app.training import sgd, tested_batches, train
 from common.config import Config
 from common.data.simulation import divide
+from common.device import free_memory
+from common.options import options_of
 from common.settings import LocalTraining
 from mh_pfedhn.comparing.plan import Plan, PlannedRun
 from mh_pfedhn.simulation import federation, workers
 from server_app import checkpoint
 from server_app.client import Client
-from server_app.rehearsal import PlayedExchange, facts_asked, memory_for, rehearse
+from server_app.rehearsal import PlayedExchange, Rehearsal, facts_asked, memory_for, rehearse
 from server_app.results.formatting import format_bytes, format_duration
 
 # Of a simulation on two cores: 5 ms a message that holds nothing, 24 ms with 4 MB each way.
@@ -48,6 +49,7 @@ class Estimate:
 
     seconds: float
     num_bytes: float  # at its peak, of all processes
+    fits: bool = True  # whether the server has room for all clients
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ def described(plan: Plan, finished: Collection[str] = ()) -> str:
     estimator = Estimator()
     rows: list[tuple[str, ...]] = [("run", "rounds", "time", "memory", "")]
     seconds, peak, simulations = 0.0, 0.0, set[str]()
+    free = free_memory(torch.device("cpu"))
     for run in plan.runs:
         rounds = str(run.config.num_rounds)
         if run.name in finished:
@@ -71,18 +74,19 @@ def described(plan: Plan, finished: Collection[str] = ()) -> str:
         estimate = estimator.of(run)
         done = max(checkpoint.rounds(run.config.results_path / run.name), default=0)
         left = estimate.seconds * (1 - done / run.config.num_rounds)
-        state = f"goes on after round {done}" if done else ""
-        rows.append((run.name, rounds, format_duration(left), format_bytes(estimate.num_bytes), state))
+        states = ["the server has no room for all clients"] if not estimate.fits else []
+        states += ["does not fit into memory"] if estimate.num_bytes > free else []
+        states += [f"goes on after round {done}"] if done else []
+        rows.append((run.name, rounds, format_duration(left), format_bytes(estimate.num_bytes), "; ".join(states)))
         seconds, peak = seconds + left, max(peak, estimate.num_bytes)
         simulations.add(" ".join(federation(run.config)))
     number = len([run for run in plan.runs if run.name in finished])
     lines = [*plan.notes, *_table(rows), f"{len(plan.runs)} runs, {number} of them finished, in {plan.folder}"]
     if simulations:
         seconds += _SECONDS_TO_START * len(simulations)
-        free = format_bytes(psutil.virtual_memory().available)
         lines += [
             f"about {format_duration(seconds)} for the rest (simulations to start: {len(simulations)})",
-            f"about {format_bytes(peak)} of memory at most, and {free} are free now",
+            f"about {format_bytes(peak)} of memory at most, and {format_bytes(free)} are free now",
         ]
     return "\n".join(lines)
 
@@ -97,10 +101,11 @@ def _table(rows: list[tuple[str, ...]]) -> list[str]:
 
 
 class Estimator:
-    """Measures each architecture once, and each method in each setting."""
+    """Measures each architecture once, and each method's server half with the same clients and settings of its own."""
 
     def __init__(self) -> None:
         self._speeds: dict[Hashable, _Speed] = {}
+        self._rehearsals: dict[Hashable, Rehearsal] = {}
         self._estimates: dict[Hashable, Estimate] = {}
 
     def of(self, run: PlannedRun) -> Estimate:
@@ -112,11 +117,23 @@ class Estimator:
 
     def _measured(self, config: Config) -> Estimate:
         clients = _clients(config)
-        exchanges, working = rehearse(config, clients)
-        a_round = working + sum(self._seconds(config, exchange) for exchange in exchanges)
+        rehearsal = self._rehearsal(config, clients)
+        a_round = rehearsal.seconds + sum(self._seconds(config, exchange) for exchange in rehearsal.exchanges)
         tests = sum(self._speed(config, int(client.key)).test * client.num_test for client in clients)
         a_round += tests / workers(config) / config.evaluate_every
-        return Estimate(config.num_rounds * a_round, _BYTES_BESIDE + _bytes(config, clients))
+        return Estimate(config.num_rounds * a_round, _BYTES_BESIDE + _bytes(config, clients), rehearsal.fits)
+
+    def _rehearsal(self, config: Config, clients: list[Client]) -> Rehearsal:
+        """The same for runs that differ in nothing but what their clients do, such as the points of most grids."""
+        own = options_of(config.halves.server.Settings)
+        settings = {key: value for key, value in config.method_settings.items() if key in own}
+        key = (
+            dataclasses.replace(config, method_settings=settings, seed=0, run_name="", profile=""),
+            tuple((client.num_params, client.num_train, *client.facts.items()) for client in clients),
+        )
+        if key not in self._rehearsals:
+            self._rehearsals[key] = rehearse(config, clients)
+        return self._rehearsals[key]
 
     def _seconds(self, config: Config, exchange: PlayedExchange) -> float:
         """Of an exchange: its messages, and the clients' work, divided among the workers."""

@@ -117,9 +117,11 @@ CLIENTS = [Client(str(i), 50, 1, num_train=10, num_test=5) for i in range(4)]
 
 def test_a_round_is_played_with_answers_that_fit(small, monkeypatch):
     monkeypatch.setattr("server_app.rehearsal._method", Counting)
-    exchanges, seconds = rehearse(small({"participation": 0.5}).runs[0].config, CLIENTS)
-    assert [(len(each.clients), each.losses, each.num_bytes) for each in exchanges] == [(2, "", 40), (1, "train", 0)]
-    assert seconds > 0
+    found = rehearse(small({"participation": 0.5}).runs[0].config, CLIENTS)
+    played = [(len(each.clients), each.losses, each.num_bytes) for each in found.exchanges]
+    assert played == [(2, "", 40), (1, "train", 0)]
+    assert found.seconds > 0
+    assert found.fits
 
 
 def test_a_hypernetwork_is_judged_by_its_full_width_and_played_with_in_narrower_ones(small, monkeypatch):
@@ -134,6 +136,68 @@ def test_a_hypernetwork_is_judged_by_its_full_width_and_played_with_in_narrower_
         made.append(self.hn.hidden_dim)
 
     monkeypatch.setattr(config.halves.server, "prepare", prepared)
-    exchanges, seconds = rehearse(config, CLIENTS)
-    assert (made, seconds > 0) == ([64, 8, 2], True)
-    assert exchanges[0].num_bytes == 2 * 4 * 50 * 4  # four vectors down and up
+    found = rehearse(config, CLIENTS)
+    assert (made, found.seconds > 0, found.fits) == ([64, 8, 2], True, True)
+    assert found.exchanges[0].num_bytes == 2 * 4 * 50 * 4  # four vectors down and up
+
+
+class Growing(Counting):
+    """Takes memory by its width."""
+
+    def memory_for(self, clients):
+        return 1e9 * self.config.method_settings["hidden-dim"]
+
+
+def test_wide_and_narrow_are_timed_in_turns_and_the_quickest_of_three_counts(small, monkeypatch):
+    config = small({"methods": ["mh-pfedhn"], "hidden-dim": 64}).runs[0].config
+    monkeypatch.setattr("server_app.rehearsal._method", Growing)
+    monkeypatch.setattr("server_app.rehearsal._MOST_BYTES", 8e9)
+    monkeypatch.setattr("server_app.rehearsal.free_memory", lambda device: 100e9)
+    played, first_of = [], {8: 0.9, 2: 0.8}
+
+    def play(method, cohort):
+        width = method.config.method_settings["hidden-dim"]
+        played.append(width)
+        # A wide round takes 0.11 s, a narrow one 0.05 s; all but one of each are disturbed.
+        quiet = {8: 0.11, 2: 0.05}[width]
+        return [], quiet if played.count(width) == 3 else first_of[width]
+
+    monkeypatch.setattr("server_app.rehearsal._play", play)
+    found = rehearse(config, CLIENTS)
+    assert played == [8, 2, 8, 2, 8, 2, 8, 2]
+    assert found.seconds == pytest.approx(0.11 + (64 - 8) * 0.01)
+
+
+@pytest.mark.parametrize("method", ["fedavg", "mh-pfedhn"])
+def test_whom_there_is_no_room_for_is_left_out_of_the_round(small, monkeypatch, method):
+    clients = [*CLIENTS, Client("large", 10**9, 1, num_train=10, num_test=5)]
+    own = {"hidden-dim": 4, "chunk-size": 10} if method == "mh-pfedhn" else {}
+    config = small({"methods": [method], **own}).runs[0].config
+    for module in ("rehearsal", "room", "methods.fedavg"):
+        monkeypatch.setattr(f"server_app.{module}.free_memory", lambda device: 10**6)
+    found = rehearse(config, clients)
+    assert not found.fits
+    assert [len(exchange.clients) for exchange in found.exchanges] == [4]
+    none = rehearse(config, clients[-1:])
+    assert (list(none.exchanges), none.fits) == ([], False)
+
+
+def test_the_list_says_which_runs_do_not_fit(small, timed, monkeypatch):
+    plan = small({"methods": ["local", "fedavg"], "seeds": [0]})
+    monkeypatch.setattr("server_app.methods.fedavg.free_memory", lambda device: 10**4)
+    monkeypatch.setattr(estimate, "free_memory", lambda device: 10**12)
+    _, local, fedavg, *_ = described(plan).splitlines()
+    assert fedavg.endswith("  the server has no room for all clients")
+    monkeypatch.setattr(estimate, "free_memory", lambda device: 10**8)
+    _, local, *_ = described(plan).splitlines()
+    assert local.endswith("  does not fit into memory")
+
+
+def test_what_differs_for_clients_alone_shares_a_rehearsal(small, timed, monkeypatch):
+    rehearsed = []
+    monkeypatch.setattr(estimate, "rehearse", lambda *given: rehearsed.append(given) or rehearse(*given))
+    settings = {"methods": ["mh-pfedhn"], "client-lr": [0.01, 0.02], "hidden-dim": [4, 8], "seeds": [0, 1]}
+    estimator = Estimator()
+    for run in small(settings).runs:
+        estimator.of(run)
+    assert [config.method_settings["hidden-dim"] for config, _ in rehearsed] == [4, 8]
