@@ -17,7 +17,7 @@ from client_app.site.simulated import simulated_site
 from client_app.site.site import Place, Site
 from client_app.training import sgd, tested_batches, train
 from common.config import Config
-from common.data.simulation import divide
+from common.data.simulation import Division, divide
 from common.device import free_memory
 from common.options import options_of
 from common.settings import LocalTraining
@@ -35,7 +35,8 @@ _SECONDS_TO_START = 20.0  # a SuperLink, Ray and its workers
 # Of a ServerApp or a worker, with PyTorch, Flower and Ray in it; of the SuperLink, the command and Ray's own processes.
 _BYTES_A_PROCESS = 450e6
 _BYTES_BESIDE = 700e6
-# A worker keeps of each architecture a model, its initialisation, its anchor and a gradient, and samples up to a limit.
+# A worker keeps of each architecture a model, its initialisation, its anchor and a gradient, and decoded samples up to
+# a limit.
 _BYTES_A_PARAMETER = 4 * 4
 _MOST_SAMPLES = 256 * 2**20
 
@@ -116,12 +117,21 @@ class Estimator:
         return self._estimates[kind]
 
     def _measured(self, config: Config) -> Estimate:
-        clients = _clients(config)
+        division = divide(config, config.num_parts(config.num_nodes))
+        clients = _clients(config, division)
         rehearsal = self._rehearsal(config, clients)
         a_round = rehearsal.seconds + sum(self._seconds(config, exchange) for exchange in rehearsal.exchanges)
-        tests = sum(self._speed(config, int(client.key)).test * client.num_test for client in clients)
+        tests = sum(self._tests(config, client, division) for client in clients)
         a_round += tests / workers(config) / config.evaluate_every
-        return Estimate(config.num_rounds * a_round, _BYTES_BESIDE + _bytes(config, clients), rehearsal.fits)
+        return Estimate(config.num_rounds * a_round, _BYTES_BESIDE + _bytes(config, clients, division), rehearsal.fits)
+
+    def _tests(self, config: Config, client: Client, division: Division) -> float:
+        """Seconds of all tests of a client's weights, and of what is trained for one of them."""
+        speed = self._speed(config, int(client.key))
+        seconds = speed.test * (client.num_test + len(division.parts[int(client.key)].validation))
+        if config.evaluate_after_training:
+            seconds += speed.train * client.num_train + speed.test * client.num_test
+        return seconds
 
     def _rehearsal(self, config: Config, clients: list[Client]) -> Rehearsal:
         """The same for runs that differ in nothing but what their clients do, such as the points of most grids."""
@@ -159,9 +169,8 @@ class Estimator:
         return self._speeds[key]
 
 
-def _clients(config: Config) -> list[Client]:
+def _clients(config: Config, division: Division) -> list[Client]:
     """The clients of a simulation, as the server will know them; only one of each architecture is built."""
-    parts = divide(config, config.num_parts(config.num_nodes)).parts
     half = config.halves.client
     method, asked = half(config.settings(half.Settings)), set(facts_asked(config))
     clients, alike = [], dict[str, Site]()
@@ -172,19 +181,20 @@ def _clients(config: Config) -> list[Client]:
         place = Place(number, config.num_nodes, config.seed)
         site = dataclasses.replace(alike[name], key=str(number), place=place)
         facts = {fact: value for fact, value in method.facts(site).items() if fact in asked}
-        train, test = len(parts[number].train), len(parts[number].test)
-        clients.append(Client(site.key, site.num_params, 1, facts, num_train=train, num_test=test))
+        part = division.parts[number]
+        clients.append(Client(site.key, site.num_params, 1, facts, num_train=len(part.train), num_test=len(part.test)))
     return clients
 
 
-def _bytes(config: Config, clients: list[Client]) -> float:
-    """Of the ServerApp and the workers."""
+def _bytes(config: Config, clients: list[Client], division: Division) -> float:
+    """Of the ServerApp and the workers, each of which opens the data set for itself."""
     models = {_architecture(config, int(client.key)): client.num_params for client in clients}
-    first = _site(config, 0)
-    a_sample = getattr(first.train, "num_bytes", 0) / len(first.train)
-    samples = a_sample * sum(client.num_train + client.num_test for client in clients)
-    a_worker = _BYTES_A_PROCESS + _BYTES_A_PARAMETER * sum(models.values()) + min(samples, _MOST_SAMPLES)
-    return _BYTES_A_PROCESS + memory_for(config, clients) + workers(config) * a_worker
+    first, parts = _site(config, 0), division.parts[: len(clients)]
+    num_samples = sum(len(part.train) + len(part.validation) + len(part.test) for part in parts)
+    samples = min(first.train.num_bytes / len(first.train) * num_samples, _MOST_SAMPLES)
+    files = division.dataset.source.num_bytes
+    a_worker = _BYTES_A_PROCESS + files + _BYTES_A_PARAMETER * sum(models.values()) + samples
+    return _BYTES_A_PROCESS + files + memory_for(config, clients) + workers(config) * a_worker
 
 
 def _architecture(config: Config, number: int) -> str:

@@ -1,8 +1,11 @@
 """The estimate of a comparison: what is counted, what is measured and how often, and how it is listed."""
 
+import numpy as np
 import pytest
 import torch
 
+from common.config import Config
+from common.data.simulation import divide
 from mh_pfedhn.cli import main
 from mh_pfedhn.comparing import estimate
 from mh_pfedhn.comparing.estimate import Estimator, described
@@ -29,14 +32,48 @@ def two_workers(monkeypatch):
     monkeypatch.setattr(estimate, "workers", lambda config: 2)
 
 
+def clients_of(config):
+    return estimate._clients(config, divide(config, config.num_parts(config.num_nodes)))
+
+
 @pytest.mark.usefixtures("two_workers")
 def test_training_and_tests_of_all_clients_are_divided_among_the_workers(small, timed):
     run = small({"num-clients": 4, "local-epochs": 3, "methods": ["local"]}).runs[0]
-    clients = estimate._clients(run.config)
+    clients = clients_of(run.config)
     train, test = sum(client.num_train for client in clients), sum(client.num_test for client in clients)
     found = Estimator().of(run)
     messages = 4 * 0.005
     assert found.seconds / 4 == pytest.approx((3 * train + 0.1 * test) / 2 + messages, rel=1e-3)  # four rounds
+
+
+@pytest.mark.usefixtures("two_workers")
+def test_further_tests_and_the_epoch_before_one_of_them_are_counted(small, timed):
+    settings = {"num-clients": 4, "local-epochs": 1, "methods": ["local"], "validation-fraction": 0.25}
+    settings |= {"evaluate-every": 2}
+    plain = small(settings).runs[0]
+    division = divide(plain.config, 4)
+    validation = sum(len(part.validation) for part in division.parts)
+    clients = clients_of(plain.config)
+    train, test = sum(client.num_train for client in clients), sum(client.num_test for client in clients)
+    messages = 4 * 0.005
+    a_round = Estimator().of(plain).seconds / 4
+    assert a_round == pytest.approx((train + 0.1 * (test + validation) / 2) / 2 + messages, rel=1e-3)
+    after = Estimator().of(small(settings | {"evaluate-after-training": True}).runs[0]).seconds / 4
+    assert after - a_round == pytest.approx((train + 0.1 * test) / 2 / 2, rel=1e-3)
+
+
+@pytest.mark.usefixtures("two_workers")
+def test_what_is_held_of_a_data_set_counts_once_a_process_and_without_a_limit(small, timed, monkeypatch, tiny_images):
+    monkeypatch.setattr(estimate, "_MOST_SAMPLES", 1000)
+    plain = {"methods": ["local"], "max-samples-per-class": 10}  # the array stays whole
+    own = {"dataset": "own_code:float_images", "data-dir": Config.data_dir}
+    with np.load(tiny_images) as file:
+        sizes = {"npz": file["images"].nbytes, "own": 4 * 80 * 3 * 8 * 8 + 8 * 80}
+    for settings, held, most in ((plain, sizes["npz"], 1000), (plain | own, sizes["own"], 80 * 8)):
+        run = small(settings).runs[0]
+        model = 16 * clients_of(run.config)[0].num_params
+        rest = estimate._BYTES_BESIDE + 3 * estimate._BYTES_A_PROCESS + 2 * model
+        assert 3 * held < Estimator().of(run).num_bytes - rest <= 3 * held + 2 * most
 
 
 @pytest.mark.usefixtures("two_workers")
