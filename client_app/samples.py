@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from common.data.acceptance import Split, Tensors
-from common.inputs import Inputs, map_inputs
+from common.inputs import Inputs, map_inputs, tensors_of
 
 
 class Samples(Protocol):
@@ -17,6 +17,10 @@ class Samples(Protocol):
     @property
     def device(self) -> torch.device:
         """Where batches are, and indices must be."""
+
+    @property
+    def num_bytes(self) -> int:
+        """What they take of their own, beside what other samples or the data set hold anyway."""
 
     def __len__(self) -> int: ...
 
@@ -67,6 +71,11 @@ class TensorSamples:
         """Where the tensors are."""
         return self.targets.device
 
+    @property
+    def num_bytes(self) -> int:
+        """What inputs and targets take."""
+        return sum(tensor.nbytes for tensor in (*tensors_of(self.inputs), self.targets))
+
     def __len__(self) -> int:
         return len(self.targets)
 
@@ -81,6 +90,11 @@ class DatasetSamples:
 
     dataset: Any  # with __len__ and __getitem__; PyTorch's Dataset class is not a must
     device: torch.device
+
+    @property
+    def num_bytes(self) -> int:
+        """Nothing: the Dataset holds what there is."""
+        return 0
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -102,6 +116,11 @@ class PartOf:
     def device(self) -> torch.device:
         """Where batches are."""
         return self.samples.device
+
+    @property
+    def num_bytes(self) -> int:
+        """What the rows take."""
+        return self.rows.nbytes
 
     def __len__(self) -> int:
         return len(self.rows)

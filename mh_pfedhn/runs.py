@@ -162,7 +162,8 @@ def execute(overrides: Mapping[str, object], superlink: str | None, origin: str 
             ending = flower_run.drive(config, superlink, [], environment)
     else:
         config = simulation.from_here(config)
-        simulation.check(config)
+        with simulation.forgetting():
+            simulation.check(config)
         with simulation.local_superlink(config) as (name, environment):
             ending = flower_run.drive(config, name, simulation.federation(config), environment)
     run_dir = _run_dir(config)

@@ -58,9 +58,11 @@ def results_from_here(config: Config) -> Config:
 
 
 def check(config: Config) -> None:
-    """Find now what would fail in the middle of a start that takes half a minute. Raises UserError."""
-    from client_app.site.simulated import check_models, forget_clients
-    from common.data.simulation import forget_data_sets
+    """Find now what would fail in the middle of a start that takes half a minute. Raises UserError.
+
+    What it opens stays open for the next check: see `forgetting`.
+    """
+    from client_app.site.simulated import check_models
     from common.device import resolve_device
     from server_app.results import sinks
 
@@ -78,9 +80,18 @@ def check(config: Config) -> None:
     check_is_new(config)
     sinks.check(config.log_to)
     resolve_device(config.device)
+    check_models(config)
+
+
+@contextlib.contextmanager
+def forgetting() -> Iterator[None]:
+    """Let go at the end of data and models that checks have opened: the apps open them in processes of their own."""
+    from client_app.site.simulated import forget_clients
+    from common.data.simulation import forget_data_sets
+
     try:
-        check_models(config)
-    finally:  # the apps open them in processes of their own
+        yield
+    finally:
         forget_clients()
         forget_data_sets()
 

@@ -14,12 +14,13 @@ import torch
 
 from common.arrays import Arrays
 from common.config import Config
+from common.device import free_memory, resolve_device
 from common.schema import Schema, UpTo
 from server_app.client import Client
 from server_app.methods.base import Method, Replies, Reply, logger
 
-_MOST_BYTES = 1e9  # of a hypernetwork that is only to be timed
-_TRIES = 2  # of which the quickest counts: the other was disturbed
+_MOST_BYTES = 2e9  # of a hypernetwork that is only to be timed; at most half of what is free
+_TRIES = 3  # of which the quickest counts: others were disturbed
 _WIDTH = "hidden-dim"  # a hypernetwork's work and size grow with it
 
 
@@ -32,6 +33,15 @@ class PlayedExchange:
     num_bytes: int  # of all arrays, down and up
 
 
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a round takes, of the clients for whom there is room."""
+
+    exchanges: Sequence[PlayedExchange]
+    seconds: float  # that the server half works
+    fits: bool  # whether there is room for all clients in the server's memory
+
+
 def facts_asked(config: Config) -> Iterable[str]:
     """Names of the facts that the method would like to know of a client."""
     return _method(config).facts.keys()
@@ -42,33 +52,48 @@ def memory_for(config: Config, clients: Sequence[Client]) -> float:
     return _method(config).memory_for(clients)
 
 
-def rehearse(config: Config, clients: Sequence[Client]) -> tuple[list[PlayedExchange], float]:
-    """The exchanges of a round, and the seconds that the server half works in it.
+def rehearse(config: Config, clients: Sequence[Client]) -> Rehearsal:
+    """Play a round with these clients, some times.
 
     In the place of a large hypernetwork two narrower ones are played with: a part of the work grows with the width.
     """
     width, needed = config.method_settings.get(_WIDTH), memory_for(config, clients)
-    if not isinstance(width, int) or needed <= _MOST_BYTES:
-        return _timed(config, clients)
-    wide = max(2, int(width * _MOST_BYTES / needed))
+    free = free_memory(resolve_device(config.device))
+    most = min(_MOST_BYTES, free / 2)
+    if not isinstance(width, int) or needed <= most:
+        stage = _Stage(config, clients)
+        return Rehearsal(stage.exchanges, min(stage.play() for _ in range(_TRIES)), not stage.refused)
+    wide = max(2, int(width * most / needed))
     narrow = max(1, wide // 4)
-    exchanges, of_wide = _timed(_of_width(config, wide), clients)
-    _, of_narrow = _timed(_of_width(config, narrow), clients)
-    return exchanges, of_wide + max(0.0, of_wide - of_narrow) / (wide - narrow) * (width - wide)
+    stages = [_Stage(_of_width(config, each), clients) for each in (wide, narrow)]
+    # In turns, so that what else the machine does disturbs both: their difference is multiplied.
+    of_wide, of_narrow = map(min, zip(*([stage.play() for stage in stages] for _ in range(_TRIES)), strict=True))
+    seconds = of_wide + max(0.0, of_wide - of_narrow) / (wide - narrow) * (width - wide)
+    return Rehearsal(stages[0].exchanges, seconds, needed <= free and not stages[0].refused)
 
 
 def _of_width(config: Config, width: int) -> Config:
     return dataclasses.replace(config, method_settings={**config.method_settings, _WIDTH: width})
 
 
-def _timed(config: Config, clients: Sequence[Client]) -> tuple[list[PlayedExchange], float]:
-    method = _method(config)
-    with _silent():
-        method.admit(clients)
-    cohort = list(clients)[: max(1, round(config.participation * len(clients)))]
-    _play(method, cohort)  # the first round makes an optimizer's moments, too
-    rounds = [_play(method, cohort) for _ in range(_TRIES)]
-    return rounds[0][0], min(seconds for _, seconds in rounds)
+class _Stage:
+    """A method with those of the clients whom it has admitted, of whom as many play as take part in a round."""
+
+    def __init__(self, config: Config, clients: Sequence[Client]) -> None:
+        self._method = _method(config)
+        with _silent():
+            self.refused = self._method.admit(clients)
+        admitted = [client for client in clients if client.key not in self.refused]
+        self._cohort = admitted[: max(1, round(config.participation * len(admitted)))]
+        self.exchanges: list[PlayedExchange] = []
+        self.play()  # the first round makes an optimizer's moments, too
+
+    def play(self) -> float:
+        """Play a round; return the seconds that the server half works. Without anybody there is none."""
+        if not self._cohort:
+            return 0.0
+        self.exchanges, seconds = _play(self._method, self._cohort)
+        return seconds
 
 
 @contextlib.contextmanager

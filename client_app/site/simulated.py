@@ -40,7 +40,8 @@ from common.variants import VARIANTS, Variant
 _SAMPLE_BYTES = 256 * 2**20
 # A process keeps so many divisions, each with the numbers of its samples: runs that are compared differ in a few seeds.
 _DIVISIONS = 8
-# A process keeps so many models, each with its initialisation and its anchor; more architectures than that take turns.
+# A process keeps so many models of one seed, each with its initialisation and its anchor; more architectures than that
+# take turns.
 _MODELS = 32
 
 
@@ -57,6 +58,7 @@ def simulated_site(config: Config, partition_id: int, num_nodes: int) -> Site:
     dataset = division.dataset
     device = resolve_device(config.device)
     name = config.model_of(partition_id, num_parts)
+    _keep_models_of(config.seed)
     of_run = (dataset.input_shape, dataset.num_classes, config.seed, device)
     train, validation, test = _splits(key, partition_id, device, channels_last=not _is_own(name))
     return Site(
@@ -140,6 +142,12 @@ def _sizes_of_global_model(config: Config, dataset: Dataset) -> tuple[ImageShape
 _division = lru_cache(maxsize=_DIVISIONS)(divide_by)
 
 _samples = SampleCache(_SAMPLE_BYTES)
+
+
+@lru_cache(maxsize=1)
+def _keep_models_of(seed: int) -> None:
+    """Let go of the models of any other seed: runs that are compared would leave one an architecture and seed."""
+    _shared_model.cache_clear()
 
 
 @lru_cache(maxsize=_MODELS)

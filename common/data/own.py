@@ -15,7 +15,7 @@ from common.data.acceptance import Split, Tensors, accepted
 from common.data.sources.base import Rows, numbered_owners, read_split
 from common.errors import UserError
 from common.factories import IN_THE_WORKING_FOLDER, Factory, describe
-from common.inputs import InputShape, is_inputs, length, shape_of, shapes, structure
+from common.inputs import InputShape, is_inputs, length, shape_of, shapes, structure, tensors_of
 from common.seeding import seeded
 from common.text import nearest, shown
 
@@ -64,6 +64,13 @@ class OwnSource:
     def known_targets(self) -> Tensor | None:
         """The targets of all samples; None: they are known only to a Dataset."""
         return self.split.targets if isinstance(self.split, Tensors) else None
+
+    @property
+    def num_bytes(self) -> int:
+        """See ImageSource: all samples, whichever are used. What a Dataset holds is unknown, and counts as nothing."""
+        if not isinstance(self.split, Tensors):
+            return 0
+        return sum(tensor.nbytes for tensor in (*tensors_of(self.split.inputs), self.split.targets))
 
     def read(self, rows: Rows) -> Tensor:
         """See ImageSource."""

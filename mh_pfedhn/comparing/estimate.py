@@ -11,20 +11,21 @@ import time
 from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 
-import psutil
 import torch
 
 from client_app.site.simulated import simulated_site
 from client_app.site.site import Place, Site
 from client_app.training import sgd, tested_batches, train
 from common.config import Config
-from common.data.simulation import divide
+from common.data.simulation import Division, divide
+from common.device import free_memory
+from common.options import options_of
 from common.settings import LocalTraining
 from mh_pfedhn.comparing.plan import Plan, PlannedRun
 from mh_pfedhn.simulation import federation, workers
 from server_app import checkpoint
 from server_app.client import Client
-from server_app.rehearsal import PlayedExchange, facts_asked, memory_for, rehearse
+from server_app.rehearsal import PlayedExchange, Rehearsal, facts_asked, memory_for, rehearse
 from server_app.results.formatting import format_bytes, format_duration
 
 # Of a simulation on two cores: 5 ms a message that holds nothing, 24 ms with 4 MB each way.
@@ -34,7 +35,8 @@ _SECONDS_TO_START = 20.0  # a SuperLink, Ray and its workers
 # Of a ServerApp or a worker, with PyTorch, Flower and Ray in it; of the SuperLink, the command and Ray's own processes.
 _BYTES_A_PROCESS = 450e6
 _BYTES_BESIDE = 700e6
-# A worker keeps of each architecture a model, its initialisation, its anchor and a gradient, and samples up to a limit.
+# A worker keeps of each architecture a model, its initialisation, its anchor and a gradient, and decoded samples up to
+# a limit.
 _BYTES_A_PARAMETER = 4 * 4
 _MOST_SAMPLES = 256 * 2**20
 
@@ -48,6 +50,7 @@ class Estimate:
 
     seconds: float
     num_bytes: float  # at its peak, of all processes
+    fits: bool = True  # whether the server has room for all clients
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ def described(plan: Plan, finished: Collection[str] = ()) -> str:
     estimator = Estimator()
     rows: list[tuple[str, ...]] = [("run", "rounds", "time", "memory", "")]
     seconds, peak, simulations = 0.0, 0.0, set[str]()
+    free = free_memory(torch.device("cpu"))
     for run in plan.runs:
         rounds = str(run.config.num_rounds)
         if run.name in finished:
@@ -71,18 +75,19 @@ def described(plan: Plan, finished: Collection[str] = ()) -> str:
         estimate = estimator.of(run)
         done = max(checkpoint.rounds(run.config.results_path / run.name), default=0)
         left = estimate.seconds * (1 - done / run.config.num_rounds)
-        state = f"goes on after round {done}" if done else ""
-        rows.append((run.name, rounds, format_duration(left), format_bytes(estimate.num_bytes), state))
+        states = ["the server has no room for all clients"] if not estimate.fits else []
+        states += ["does not fit into memory"] if estimate.num_bytes > free else []
+        states += [f"goes on after round {done}"] if done else []
+        rows.append((run.name, rounds, format_duration(left), format_bytes(estimate.num_bytes), "; ".join(states)))
         seconds, peak = seconds + left, max(peak, estimate.num_bytes)
         simulations.add(" ".join(federation(run.config)))
     number = len([run for run in plan.runs if run.name in finished])
     lines = [*plan.notes, *_table(rows), f"{len(plan.runs)} runs, {number} of them finished, in {plan.folder}"]
     if simulations:
         seconds += _SECONDS_TO_START * len(simulations)
-        free = format_bytes(psutil.virtual_memory().available)
         lines += [
             f"about {format_duration(seconds)} for the rest (simulations to start: {len(simulations)})",
-            f"about {format_bytes(peak)} of memory at most, and {free} are free now",
+            f"about {format_bytes(peak)} of memory at most, and {format_bytes(free)} are free now",
         ]
     return "\n".join(lines)
 
@@ -97,10 +102,11 @@ def _table(rows: list[tuple[str, ...]]) -> list[str]:
 
 
 class Estimator:
-    """Measures each architecture once, and each method in each setting."""
+    """Measures each architecture once, and each method's server half with the same clients and settings of its own."""
 
     def __init__(self) -> None:
         self._speeds: dict[Hashable, _Speed] = {}
+        self._rehearsals: dict[Hashable, Rehearsal] = {}
         self._estimates: dict[Hashable, Estimate] = {}
 
     def of(self, run: PlannedRun) -> Estimate:
@@ -111,12 +117,33 @@ class Estimator:
         return self._estimates[kind]
 
     def _measured(self, config: Config) -> Estimate:
-        clients = _clients(config)
-        exchanges, working = rehearse(config, clients)
-        a_round = working + sum(self._seconds(config, exchange) for exchange in exchanges)
-        tests = sum(self._speed(config, int(client.key)).test * client.num_test for client in clients)
+        division = divide(config, config.num_parts(config.num_nodes))
+        clients = _clients(config, division)
+        rehearsal = self._rehearsal(config, clients)
+        a_round = rehearsal.seconds + sum(self._seconds(config, exchange) for exchange in rehearsal.exchanges)
+        tests = sum(self._tests(config, client, division) for client in clients)
         a_round += tests / workers(config) / config.evaluate_every
-        return Estimate(config.num_rounds * a_round, _BYTES_BESIDE + _bytes(config, clients))
+        return Estimate(config.num_rounds * a_round, _BYTES_BESIDE + _bytes(config, clients, division), rehearsal.fits)
+
+    def _tests(self, config: Config, client: Client, division: Division) -> float:
+        """Seconds of all tests of a client's weights, and of what is trained for one of them."""
+        speed = self._speed(config, int(client.key))
+        seconds = speed.test * (client.num_test + len(division.parts[int(client.key)].validation))
+        if config.evaluate_after_training:
+            seconds += speed.train * client.num_train + speed.test * client.num_test
+        return seconds
+
+    def _rehearsal(self, config: Config, clients: list[Client]) -> Rehearsal:
+        """The same for runs that differ in nothing but what their clients do, such as the points of most grids."""
+        own = options_of(config.halves.server.Settings)
+        settings = {key: value for key, value in config.method_settings.items() if key in own}
+        key = (
+            dataclasses.replace(config, method_settings=settings, seed=0, run_name="", profile=""),
+            tuple((client.num_params, client.num_train, *client.facts.items()) for client in clients),
+        )
+        if key not in self._rehearsals:
+            self._rehearsals[key] = rehearse(config, clients)
+        return self._rehearsals[key]
 
     def _seconds(self, config: Config, exchange: PlayedExchange) -> float:
         """Of an exchange: its messages, and the clients' work, divided among the workers."""
@@ -142,9 +169,8 @@ class Estimator:
         return self._speeds[key]
 
 
-def _clients(config: Config) -> list[Client]:
+def _clients(config: Config, division: Division) -> list[Client]:
     """The clients of a simulation, as the server will know them; only one of each architecture is built."""
-    parts = divide(config, config.num_parts(config.num_nodes)).parts
     half = config.halves.client
     method, asked = half(config.settings(half.Settings)), set(facts_asked(config))
     clients, alike = [], dict[str, Site]()
@@ -155,19 +181,20 @@ def _clients(config: Config) -> list[Client]:
         place = Place(number, config.num_nodes, config.seed)
         site = dataclasses.replace(alike[name], key=str(number), place=place)
         facts = {fact: value for fact, value in method.facts(site).items() if fact in asked}
-        train, test = len(parts[number].train), len(parts[number].test)
-        clients.append(Client(site.key, site.num_params, 1, facts, num_train=train, num_test=test))
+        part = division.parts[number]
+        clients.append(Client(site.key, site.num_params, 1, facts, num_train=len(part.train), num_test=len(part.test)))
     return clients
 
 
-def _bytes(config: Config, clients: list[Client]) -> float:
-    """Of the ServerApp and the workers."""
+def _bytes(config: Config, clients: list[Client], division: Division) -> float:
+    """Of the ServerApp and the workers, each of which opens the data set for itself."""
     models = {_architecture(config, int(client.key)): client.num_params for client in clients}
-    first = _site(config, 0)
-    a_sample = getattr(first.train, "num_bytes", 0) / len(first.train)
-    samples = a_sample * sum(client.num_train + client.num_test for client in clients)
-    a_worker = _BYTES_A_PROCESS + _BYTES_A_PARAMETER * sum(models.values()) + min(samples, _MOST_SAMPLES)
-    return _BYTES_A_PROCESS + memory_for(config, clients) + workers(config) * a_worker
+    first, parts = _site(config, 0), division.parts[: len(clients)]
+    num_samples = sum(len(part.train) + len(part.validation) + len(part.test) for part in parts)
+    samples = min(first.train.num_bytes / len(first.train) * num_samples, _MOST_SAMPLES)
+    files = division.dataset.source.num_bytes
+    a_worker = _BYTES_A_PROCESS + files + _BYTES_A_PARAMETER * sum(models.values()) + samples
+    return _BYTES_A_PROCESS + files + memory_for(config, clients) + workers(config) * a_worker
 
 
 def _architecture(config: Config, number: int) -> str:

@@ -128,6 +128,16 @@ class _Cell:
         """Whether the comparison itself says this, and not only what it builds on."""
         return key in self.axes or any(key in layer.values for layer in self.own)
 
+    @property
+    def holds_back(self) -> bool:
+        """Whether something says what share is held back for validation. A 0 below the comparison says nothing.
+
+        It is what every run has that is no part of a comparison, and what the config.yaml of one writes down.
+        """
+        said = [layer for layer in self.base if VALIDATION in layer.values]
+        of_base = said and RUN_OPTIONS[VALIDATION].checked(said[-1].values[VALIDATION], said[-1].origin)
+        return self.sets(VALIDATION) or bool(of_base)
+
 
 class _Planner:
     def __init__(self, source: Source, overrides: Part, name: str, seeds: Sequence[int] | None) -> None:
@@ -200,10 +210,12 @@ class _Planner:
 
     def _runs(self, cells: Sequence[_Cell], seeds: Sequence[int]) -> Iterator[PlannedRun]:
         has_grid = any(cell.axes for cell in cells)
-        if has_grid and not all(cell.sets(VALIDATION) for cell in cells):
+        without = [f"{cell.method.label}, {cell.setting.label}" for cell in cells if not cell.holds_back]
+        if has_grid and without:
+            where = "all runs" if len(without) == len(cells) else "; ".join(without)
             self._notes.append(
-                f"A grid is chosen from on validation data, never on test data: {VALIDATION} is {_VALIDATION_SHARE:g} "
-                "in all runs, unless you set another."
+                f"A grid is chosen from on validation data, never on test data: {VALIDATION} is set to "
+                f"{_VALIDATION_SHARE:g} in {where}, where nothing else sets it."
             )
         taken: dict[str, PlannedRun] = {}
         for cell in cells:
@@ -221,10 +233,11 @@ class _Planner:
     def _config(self, cell: _Cell, point: Mapping[str, Value], has_grid: bool) -> Config:
         """The settings of the runs of a method in a setting with these values of its grid, but for seed and name."""
         grid_layers = [Layer(cell.axes[key][0], {key: value}) for key, value in point.items()]
-        lowest = [Layer("the defaults of a grid", {VALIDATION: _VALIDATION_SHARE})] if has_grid else []
+        is_lacking = has_grid and not cell.holds_back
+        held_back = [Layer("the defaults of a grid", {VALIDATION: _VALIDATION_SHARE})] if is_lacking else []
         fixed = {"resume": "latest", "method": cell.method.values["method"], "run-name": "run"}
         profile = "+".join(filter(None, [self._source.whole.base_name, cell.setting.base_name])) or self._source.name
-        layers = [*cell.base, *lowest, *cell.own, *grid_layers, Layer("the comparison", fixed)]
+        layers = [*cell.base, *held_back, *cell.own, *grid_layers, Layer("the comparison", fixed)]
         where = f"{cell.method.label}, {cell.setting.label}"
         _check_mode(layers, where)
         config = resolved(layers, profile)

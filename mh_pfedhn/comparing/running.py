@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from common.config import Config
 from common.config.batch import write_runs
 from common.config.profiles import read_yaml
-from common.data.simulation import divide, forget_data_sets, located
+from common.data.simulation import divide, located
 from common.errors import UserError
 from common.files import WriteError, make_folder, write_text
 from common.text import shown
@@ -45,6 +45,9 @@ _MAY_DIFFER = {
     "run-name",
 }
 
+# The settings of a method by which it is decided whether its data suit a global model.
+_OF_GLOBAL_MODEL = ("global-model", "gd-fraction")
+
 
 def in_words(failures: Mapping[str, str], plan: Plan) -> str:
     """A sentence that names the runs that have failed, each with the reason."""
@@ -57,17 +60,22 @@ def check(plan: Plan) -> None:
     if (plan.folder / "metrics.jsonl").exists():
         raise UserError(f"{plan.folder} is the folder of a run: give the comparison another --name.")
     checked = set()
-    for run in plan.runs:
-        # Neither the data nor the models depend on the method.
-        config = dataclasses.replace(run.config, method="", run_name="", profile="", method_settings={})
-        if config in checked:
-            continue
-        checked.add(config)
-        with _told_of(run):
-            simulation.check(run.config)
-    for run in plan.runs:
-        _check_same(run)
-    forget_data_sets()  # the apps open them in processes of their own
+    with simulation.forgetting():  # once, after all: a data set of a user's own may be slow to read
+        for run in plan.runs:
+            config = _checked_alike(run.config)
+            if config in checked:
+                continue
+            checked.add(config)
+            with _told_of(run):
+                simulation.check(run.config)
+        for run in plan.runs:
+            _check_same(run)
+
+
+def _checked_alike(config: Config) -> Config:
+    """The same for all runs in which the same is checked: of a method no more counts than the global model it has."""
+    settings = {key: config.method_settings[key] for key in _OF_GLOBAL_MODEL if key in config.method_settings}
+    return dataclasses.replace(config, method="", run_name="", profile="", method_settings=settings)
 
 
 def finished(run: PlannedRun) -> bool:

@@ -1,6 +1,7 @@
 """What an opener of a data set finds, and what several openers need."""
 
 import io
+import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,10 @@ Rows = NDArray[np.int64]
 
 class ImageSource(Protocol):
     """Images that are decoded on demand, by row."""
+
+    @property
+    def num_bytes(self) -> int:
+        """What a process that reads from it comes to hold of the files in memory of its own, at most."""
 
     def read(self, rows: Rows) -> Tensor:
         """Return the images of these rows: [k, C, H, W] uint8. Raises UserError for a file that cannot be decoded."""
@@ -54,6 +59,11 @@ class ArrayImages:
     finish: Callable[[Tensor], Tensor]  # to the final size; a named function, so that a data set can be pickled
     rows: Rows | None = None  # [n], of `pixels`; None: all of them. No copy: sources with other rows share the pixels
 
+    @property
+    def num_bytes(self) -> int:
+        """See ImageSource. None where a file is mapped, whose pages all processes share."""
+        return 0 if _is_mapped(self.pixels) else self.pixels.nbytes
+
     def read(self, rows: Rows) -> Tensor:
         """See ImageSource."""
         wanted = rows if self.rows is None else self.rows[rows]
@@ -66,6 +76,13 @@ class ArrayImages:
     def once(self) -> "ArrayImages":
         """See ImageSource."""
         return self
+
+
+def _is_mapped(array: NDArray[Any]) -> bool:
+    owner: object = array
+    while isinstance(owner, np.ndarray) and not isinstance(owner, np.memmap):
+        owner = owner.base
+    return isinstance(owner, np.memmap | mmap.mmap)
 
 
 def as_stored(images: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ class _RowGroup:
     path: Path
     number: int
     first_row: int  # in the file
+    num_bytes: int  # of its encoded images, unpacked
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,10 @@ class _ParquetImages:
     image_shape: ImageShape
     # Row group -> its column of encoded images, kept once read: a worker decodes for many clients. None: not kept.
     columns: dict[_RowGroup, Any] | None = field(default_factory=dict)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(group.num_bytes for group in self.groups)
 
     def read(self, rows: Rows) -> Tensor:
         channels, height, width = self.image_shape
@@ -106,6 +111,12 @@ def _read_column(group: _RowGroup) -> Any:
         raise UserError(f"{group.path} cannot be read as Parquet ({error}).") from error
 
 
+def _image_bytes(row_group: Any) -> int:
+    """Of its column of images, unpacked, as the file's metadata say it."""
+    columns = [row_group.column(number) for number in range(row_group.num_columns)]
+    return sum(each.total_uncompressed_size for each in columns if each.path_in_schema.split(".")[0] == "image")
+
+
 def _encoded_bytes(value: Any) -> bytes:
     """Return a cell's bytes; Hugging Face stores {bytes, path}. An empty cell has none, and fails to decode."""
     return (value["bytes"] if isinstance(value, dict) else value) or b""
@@ -136,7 +147,7 @@ def open_parquet(data_dir: Path | None, project_dir: Path) -> Opened:
                 _check_parquet_columns(schema, path)
                 further = [name for name in _FURTHER if name in schema.names]
                 table = file.read(columns=["label", *further])
-                sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+                in_file = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
         except (OSError, pyarrow.ArrowException) as error:
             raise UserError(f"{path} cannot be read as Parquet ({error}).") from error
         for name in ("label", *further):
@@ -154,8 +165,12 @@ def open_parquet(data_dir: Path | None, project_dir: Path) -> Opened:
         if class_names is not None and names != class_names:
             raise UserError(f"{path} names other classes in its metadata than {paths[0]}: they are no single data set.")
         class_names = names
+        sizes = [group.num_rows for group in in_file]
         first_rows = np.cumsum([0, *sizes])
-        groups.extend(_RowGroup(path, number, int(first_rows[number])) for number in range(len(sizes)))
+        groups.extend(
+            _RowGroup(path, number, int(first_rows[number]), _image_bytes(group))
+            for number, group in enumerate(in_file)
+        )
         group_sizes.extend(sizes)
         labels.append(table.column("label").to_numpy())
     all_labels = np.concatenate(labels)

@@ -199,6 +199,18 @@ def messages(method):
     return [(number, each) for number in ROUNDS for each in exchanges] + [(ROUNDS[-1] + 1, "finish")]
 
 
+def test_the_models_of_another_seed_are_let_go_of_and_built_again_as_they_were(run_config):
+    def weights(seed):
+        return simulated_site(load_config(run_config | {"seed": seed}), 0, 4).personal.parameters.read()
+
+    new_process()
+    first = weights(0)
+    for seed in (1, 2):
+        assert not torch.equal(weights(seed), first)
+        assert simulated._shared_model.cache_info().currsize == 1
+    assert torch.equal(weights(0), first)
+
+
 @pytest.mark.parametrize("models", [BLOCKS, "resnet10", "lenet/freeze-output"])
 @pytest.mark.parametrize("method", ["mh-pfedhn", "fedavg", "local", GD])
 def test_two_clients_that_take_turns_with_one_model_do_as_in_two_processes(run_config, method, models):

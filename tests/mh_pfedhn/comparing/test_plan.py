@@ -196,6 +196,17 @@ def test_with_a_grid_all_runs_hold_back_validation_data_and_that_is_said(plan):
     assert values(plan({"base": "quickstart", "methods": ["local"]}), VALIDATION) == [0.0]
 
 
+def test_what_a_base_says_of_validation_data_counts_with_a_grid_unless_it_is_none(plan, tmp_path):
+    (tmp_path / "tenth.yaml").write_text(f"base: quickstart\n{VALIDATION}: 0.1\n")
+    (tmp_path / "none.yaml").write_text(f"base: quickstart\n{VALIDATION}: 0\n")
+    content = {"methods": ["local"], "client-lr": [0.1, 0.2]}
+    found = plan(content | {"base": "tenth.yaml"})
+    assert (values(found, VALIDATION), found.notes) == ([0.1] * 2, [])
+    found = plan(content | {"settings": {"a": {"base": "tenth.yaml"}, "b": {"base": "none.yaml"}}})
+    assert values(found, VALIDATION) == [0.1, 0.1, 0.2, 0.2]
+    assert found.notes[0].endswith(f"{VALIDATION} is set to 0.2 in local, b, where nothing else sets it.")
+
+
 # Mistakes
 
 BASE = {"base": "quickstart", "methods": ["local", "mh-pfedhn"]}

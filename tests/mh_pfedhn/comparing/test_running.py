@@ -10,6 +10,7 @@ from filelock import FileLock
 
 import mh_pfedhn
 from common.config.batch import run_configs
+from common.data import simulation as simulation_data
 from common.errors import UserError
 from mh_pfedhn import flower_run, simulation
 from mh_pfedhn.cli import main
@@ -201,6 +202,27 @@ def test_what_would_end_one_of_the_runs_is_found_before_the_first_and_says_which
     with pytest.raises(UserError, match=r"^local, b, seed 0: 1 clients take part"):
         check(plan)
     assert not (tmp_path / "results").exists()
+
+
+def test_data_are_read_once_for_all_settings_and_seeds(small, monkeypatch):
+    read = []
+    open_dataset = simulation_data.open_dataset
+    monkeypatch.setattr(
+        simulation_data, "open_dataset", lambda *given, **more: read.append(1) or open_dataset(*given, **more)
+    )
+    simulation_data.forget_data_sets()
+    plan = small({"settings": {"a": {}, "b": {"classes-per-client": 1}}, "seeds": [0, 1, 2]})
+    check(plan)
+    assert len(read) == 1
+    assert simulation_data._opened.cache_info().currsize == 0  # the apps open them in processes of their own
+
+
+def test_a_global_model_that_does_not_suit_the_data_is_found_whatever_method_comes_first(small):
+    own = {"dataset": "own_code:as_dataset", "partition": "by-client", "num-clients": 4, "models": "own_code:linear"}
+    methods = {"mh-pfedhn": {"hidden-dim": 4}, "mh-pfedhn-gd": {"hidden-dim": 4, "gd-fraction": 1.0}}
+    check(small(own | {"methods": {"mh-pfedhn": methods["mh-pfedhn"]}}))
+    with pytest.raises(UserError, match=r"^mh-pfedhn-gd, quickstart, seed 0: global-model: "):
+        check(small(own | {"methods": methods}))
 
 
 # The command, and Python

@@ -52,6 +52,8 @@ def test_fashion_mnist_is_padded_and_read_in_the_order_asked(tmp_path, open_at, 
     write_idx_pair(tmp_path / folder, "train", images, np.array([3, 1, 9, 0, 3]), suffix)
     write_idx_pair(tmp_path / folder, "t10k", images[:1], np.array([0]), suffix)
     data = open_at("fashion-mnist", tmp_path)
+    # A plain file is mapped, and its pages are no process's own.
+    assert data.source.num_bytes == (5 * 28 * 28 if suffix else 0)
     assert data.labels.tolist() == [3, 1, 9, 0, 3]
     read = data.read_images(torch.tensor([4, 0]))
     assert torch.equal(read[:, 0, 2:30, 2:30], torch.from_numpy(images[[4, 0]]))

@@ -50,6 +50,15 @@ def test_parquet_decodes_only_what_is_asked_for(tmp_path, open_at, pixels):
         data.read_images(torch.tensor([1, 2]))
 
 
+def test_parquet_says_how_much_is_held_once_all_is_read(tmp_path, open_at):
+    noise = np.random.default_rng(0).bytes(100_000)
+    images = [lossless(np.zeros((8, 8, 3), np.uint8)), *[noise + bytes([number]) for number in range(9)]]
+    structs = [{"bytes": image, "path": "a.png"} for image in images]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    write_parquet(tmp_path / "a.parquet", structs, [0] * 10, image_type=kind, row_group_size=3)
+    assert 900_000 < open_at("parquet", tmp_path).source.num_bytes < 1_000_000
+
+
 @pytest.mark.parametrize(
     ("odd", "message"),
     [
