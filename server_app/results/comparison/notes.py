@@ -51,7 +51,8 @@ def _of_targets(comparison: Comparison) -> list[str]:
     return [
         f"{origin} at target: how many seeds come there. Bytes and time to it are medians over seeds; one that never "
         "comes there counts as infinite, so that there is a dash unless more than half of them do. time: on the clock "
-        "since the run began, tests included; training: less the start of its processes."
+        "since the run began, tests included, and to the target until the round that comes there has been played; "
+        "training: less the start of its processes."
     ]
 
 
