@@ -89,6 +89,24 @@ def test_the_best_of_a_column_is_marked_and_what_is_within_a_standard_error(tmp_
     assert r"y & 2 & \underline{0.600} {\tiny$\pm$ 0.141} &" in latex(comparison)
 
 
+def test_a_standard_error_is_over_the_seeds_that_have_the_number(tmp_path):
+    """Of y's three seeds two were tested after an epoch: 0.7 and 0.3, whose standard error is 0.2 and not 0.163."""
+    values = {"x": (0.69, 0.69, 0.69), "y": (0.7, 0.3, None)}
+    folder = write_plan(
+        tmp_path / "c", [(f"{name}-{seed}", name, "same", seed) for name in values for seed in range(3)]
+    )
+    for name, of_seeds in values.items():
+        for seed, value in enumerate(of_seeds):
+            more = [{} if value is None else {"after-training-accuracy-mean": value}] * 3
+            write_run(folder / f"{name}-{seed}", [(0.1,), (0.2,), (0.5,)], seed=seed, more=more)
+    sheet = accuracy_sheet(read_comparison(folder), "same")
+    cells = [cells_of(sheet, row, "after an epoch, last")[0] for row in range(2)]
+    assert [(cell.text, cell.is_best, cell.is_close) for cell in cells] == [
+        ("0.690 ± 0.000", True, False),
+        ("0.500 ± 0.283", False, True),
+    ]
+
+
 def test_several_that_are_equally_good_are_all_best(tmp_path):
     sheet = accuracy_sheet(read_comparison(three_methods(tmp_path, y=(0.9, 0.5))), "same")
     assert [cells_of(sheet, row, "mean, last")[0].is_best for row in range(3)] == [True, True, False]
