@@ -3,7 +3,6 @@
 Works on a run that is still going on, and on one that died: nothing is read but the files in that folder.
 """
 
-import base64
 from collections import Counter
 from pathlib import Path
 from statistics import fmean, median
@@ -13,7 +12,7 @@ import jinja2
 
 from common.evaluation import VALIDATION
 from common.files import write_bytes, write_text
-from server_app.results.dark import render
+from server_app.results.dark import data_uri, render
 from server_app.results.formatting import FURTHER_TESTS, format_bytes, format_count, format_decimals, format_duration
 from server_app.results.metrics import accuracy_key, without_start
 from server_app.results.partition_plot import draw_partition, shows_classes
@@ -40,7 +39,7 @@ def write_report(run_dir: Path) -> Path:
     write_bytes(run_dir / "curves.png", curves.light)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters.update(
-        accuracy=format_decimals, bytes=format_bytes, duration=format_duration, image=_data_uri, count=format_count
+        accuracy=format_decimals, bytes=format_bytes, duration=format_duration, image=data_uri, count=format_count
     )
     page = environment.from_string(TEMPLATE).render(
         run=run,
@@ -170,7 +169,3 @@ def _failures_by_reason(run: Run) -> list[dict[str, Any]]:
         group["count"] = group["clients"].total()
         group["clients"] = group["clients"].most_common()
     return sorted(groups.values(), key=lambda group: -int(group["count"]))
-
-
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
