@@ -17,6 +17,7 @@ from server_app.results.comparison.sheets import accuracy_sheet, cost_sheet, gri
 from server_app.results.comparison.template import GENERATOR, TEMPLATE
 from server_app.results.dark import Plot, data_uri
 from server_app.results.formatting import format_decimals
+from server_app.results.script import SCRIPT
 from server_app.results.style import STYLE
 
 _REFRESH_SECONDS = 30
@@ -40,6 +41,7 @@ def render_page(comparison: Comparison, accuracy: Plot, gain: Plot | None, place
         ],
         notes=notes(comparison),
         style=STYLE,
+        script=SCRIPT,
         accuracy_plot=accuracy,
         gain_plot=gain,
         in_words=_in_words(comparison),
