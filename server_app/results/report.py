@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 
-from common.evaluation import VALIDATION
+from common.evaluation import AFTER_TRAINING, VALIDATION
 from common.files import write_bytes, write_text
 from server_app.results.dark import data_uri, render
 from server_app.results.formatting import FURTHER_TESTS, format_bytes, format_count, format_decimals, format_duration
@@ -50,6 +50,8 @@ def write_report(run_dir: Path) -> Path:
         planned=run.config.get("num-rounds"),
         headline=run.headline() | (run.summary or {}),
         further=[(test, accuracy_key(test), FURTHER_TESTS[test]) for test in run.further_tests],
+        fewer={AFTER_TRAINING: _fewer_clients(run)},
+        means_over=_means_over(run),
         curves=curves,
         costs=render(draw_costs(run)),
         partition_picture=render(draw_partition(run.partition)) if run.partition else None,
@@ -100,7 +102,7 @@ def final_table(run_dir: Path) -> str:
     rule = "-" * len(text[0])
     text[1:1] = [rule]
     text[-1:-1] = [rule]
-    text.append("(means over clients)")
+    text.append(f"({_means_over(run)})")
     new = "new " if run.has_known_clients else ""
     if run.evaluated:
         for what, accuracy, best_round in (
@@ -131,6 +133,18 @@ def _privacy_sentence(headline: dict[str, Any]) -> str:
         f"(client {headline['epsilon-client']}, the worst of {headline['noised-clients']} clients that add noise; "
         f"{headline['clients']} in all)"
     )
+
+
+def _fewer_clients(run: Run) -> tuple[str, str]:
+    """How many clients the last and the best mean after one epoch are over, where not over all; else empty."""
+    key = f"{accuracy_key(AFTER_TRAINING)}-mean"
+    return run.fewer_after_training(run.last(key)), run.fewer_after_training(run.best(key))
+
+
+def _means_over(run: Run) -> str:
+    """What a table's means are over."""
+    last, _ = _fewer_clients(run)
+    return "means over clients" + (f", {FURTHER_TESTS[AFTER_TRAINING]} over {last}" if last else "")
 
 
 def _sizes(partition: dict[str, Any]) -> str:

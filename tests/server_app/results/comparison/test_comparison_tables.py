@@ -10,6 +10,7 @@ from small_comparisons import write_plan, write_run
 
 from server_app.results.comparison import read_comparison, write_comparison
 from server_app.results.comparison.latex import escaped, latex
+from server_app.results.comparison.notes import notes
 from server_app.results.comparison.sheets import accuracy_sheet, cost_sheet
 from server_app.results.comparison.text import comma_separated, markdown
 
@@ -65,6 +66,21 @@ def test_accuracy_after_an_epoch_has_columns_only_where_it_was_measured(comparis
     write_run(folder / "x", [(0.5,)] * 3, more=[{"after-training-accuracy-mean": 0.75}] * 3)
     sheet = accuracy_sheet(read_comparison(folder), "same")
     assert [cell.text for cell in cells_of(sheet, 0, "after an epoch, last", "after an epoch, best")] == ["0.750"] * 2
+
+
+def test_it_is_said_where_fewer_clients_were_tested_after_an_epoch(tmp_path):
+    folder = write_plan(tmp_path / "c", [(name, "fedavg", "same", seed) for seed, name in enumerate("xy")])
+
+    def after(**accuracies):
+        mean = sum(accuracies.values()) / len(accuracies)
+        return {"after-training-accuracy-mean": mean, "client-after-training-accuracy": accuracies}
+
+    write_run(folder / "x", [(0.1, 0.1), (0.2, 0.2), (0.5, 0.3)], more=[after(a=0.3, b=0.5)] * 3)
+    assert not [note for note in notes(read_comparison(folder)) if "of 2 clients" in note]
+    more = [after(a=0.3, b=0.5), after(b=0.9), after(a=0.8)]
+    write_run(folder / "y", [(0.1, 0.1), (0.2, 0.2), (0.5, 0.3)], seed=1, more=more)
+    (note,) = (note for note in notes(read_comparison(folder)) if note.startswith("after an epoch"))
+    assert note.endswith("not over the same clients as the mean: y: last of 1 of 2 clients, best of 1 of 2 clients.")
 
 
 def three_methods(tmp_path, **changes):
