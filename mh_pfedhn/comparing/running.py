@@ -15,6 +15,7 @@ from pathlib import Path
 import yaml
 from filelock import FileLock, Timeout
 
+from common.comparison import FAILURES, FILE
 from common.config import Config
 from common.config.batch import write_runs
 from common.config.profiles import read_yaml
@@ -30,8 +31,6 @@ from mh_pfedhn.private_folder import OWNER
 from mh_pfedhn.processes import say
 from mh_pfedhn.runs import RunFailedError, RunInterruptedError
 from server_app import batch, checkpoint
-
-FILE, FAILURES = "comparison.yaml", "failures.json"  # in the comparison's folder
 
 # What may differ from what a run was begun with, since no result depends on it.
 _MAY_DIFFER = {

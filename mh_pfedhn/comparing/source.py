@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.comparison import checked_target
 from common.config import RUN_OPTIONS
 from common.config.profiles import (
     COMPARISON_ONLY,
@@ -82,7 +83,7 @@ def _source(name: str, content: Mapping[Any, Any], origin: str, folder: Path) ->
     return Source(
         name,
         _text(content, "description", origin),
-        _target(content, origin),
+        checked_target(content.get("target-accuracy"), origin),
         whole,
         settings or {label: Part(label, {}, origin)},
         _methods(content, origin, folder),
@@ -162,15 +163,6 @@ def checked_seeds(given: object, origin: str) -> list[int]:
     if len(set(seeds)) < len(seeds):
         raise UserError(f"seeds is {shown(list(given))} in {origin}, but must name each seed once.")
     return seeds
-
-
-def _target(content: Mapping[Any, Any], origin: str) -> float | None:
-    given = content.get("target-accuracy")
-    if given is None:
-        return None
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given <= 1:
-        raise UserError(f"target-accuracy is {shown(given)} in {origin}, but must be a number above 0 and at most 1.")
-    return float(given)
 
 
 def _text(content: Mapping[Any, Any], key: str, origin: str) -> str:

@@ -1,5 +1,6 @@
 """A plot in two renderings, for a page on light and on dark ground."""
 
+import base64
 import colorsys
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,11 @@ def render(figure: Figure) -> Plot:
     light = png(figure)
     _darken(figure)
     return Plot(light, png(figure))
+
+
+def data_uri(png: bytes) -> str:
+    """The address under which a page holds a PNG file in itself."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def _darken(figure: Figure) -> None:

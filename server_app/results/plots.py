@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from common.evaluation import AFTER_TRAINING, TEST, VALIDATION
-from server_app.results.drawing import INK, literal, new_figure, style
+from server_app.results.drawing import COLOURS, INK, literal, new_figure, style
 from server_app.results.formatting import FURTHER_TESTS, byte_unit, format_duration
 from server_app.results.metrics import accuracy_key
 from server_app.results.reading import Run
@@ -27,18 +27,6 @@ Seconds = npt.NDArray[np.float64]  # [rounds]
 
 _BEST = "#f2c14e"
 _FURTHER_STYLES: dict[str, Any] = {AFTER_TRAINING: "-.", VALIDATION: (0, (8, 2))}  # apart from the known clients' "--"
-_COLOURS = (
-    "#3b6fb6",
-    "#d9722e",
-    "#3f9a5f",
-    "#a64d9a",
-    "#b8912f",
-    "#2a9db0",
-    "#c44f5c",
-    "#7a6ac0",
-    "#8a7560",
-    "#6b8e23",
-)
 
 
 def draw_curves(run: Run) -> Figure:
@@ -124,14 +112,14 @@ def _draw_architectures(axes: Axes, run: Run, marker: str) -> list[Line2D | Patc
     """Draw the mean of each architecture's clients; return what the legend says of them."""
     subject, suffix = ("new clients", ", new") if run.has_known_clients else ("clients", "")
     names = list(dict.fromkeys(row.architecture for row in run.new_clients))
-    if len(names) > len(_COLOURS):
+    if len(names) > len(COLOURS):
         # No eye tells apart more colours than we have, and the legend would not fit.
         for name in names:
             _draw_architecture(axes, run.accuracies(name), "#7b8794", marker, band=False)
         label = f"each of {len(names)} architectures, mean of {subject}"
         return [Line2D([], [], color="#7b8794", linewidth=0.8, label=label)]
     handles: list[Line2D | Patch] = []
-    for name, colour in zip(names, _COLOURS, strict=False):
+    for name, colour in zip(names, COLOURS, strict=False):
         _draw_architecture(axes, run.accuracies(name), colour, marker, band=True)
         handles.append(Line2D([], [], color=colour, linewidth=1.6, marker=marker, label=literal(name) + suffix))
     if len(run.new_clients) > len(names):
@@ -154,7 +142,7 @@ def _draw_architecture(
 def _draw_losses(axes: Axes, run: Run) -> None:
     test = "test, by test samples" + (" of new clients" if run.has_known_clients else "")
     curves = [("train-loss", "local training, by training samples", "#d9722e"), ("loss", test, "#3b6fb6")]
-    for name, colour in zip(run.extra_losses, cycle(_COLOURS[2:]), strict=False):
+    for name, colour in zip(run.extra_losses, cycle(COLOURS[2:]), strict=False):
         curves.append((f"{name}-loss", f"{literal(name)}, by training samples", colour))
     for key, label, colour in curves:
         rounds, losses = _values(run, key)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 import yaml
 
 from common.errors import UserError
-from common.evaluation import TEST, VALIDATION
+from common.evaluation import AFTER_TRAINING, TEST, VALIDATION
 from common.text import kebab
 from server_app.results.formatting import format_decimals, format_range
 from server_app.results.metrics import METRIC_KEYS, accuracy_key, extra_losses, further_tests
@@ -131,6 +132,23 @@ class Run:
         """Return the round with the highest value of `key`, the first one where several tie; None: no round has one."""
         lines = [line for line in self.evaluated if line.get(key) is not None]
         return max(lines, key=lambda line: float(line[key]), default=None)
+
+    def last(self, key: str) -> dict[str, Any] | None:
+        """Return the last round that has a value of `key`; None: no round has one."""
+        return next((line for line in reversed(self.metrics) if line.get(key) is not None), None)
+
+    def fewer_after_training(self, line: Mapping[str, Any] | None) -> str:
+        """Return `2 of 3 clients` where of those that tested a round's weights so few did after a local epoch, too.
+
+        The others' epoch diverged, or they do not make this test: its mean is without them. Empty where it is over all.
+        """
+        if line is None:
+            return ""
+        known = {row.client for row in self.clients if row.known}
+        deployed, after = (
+            line.get(f"client-{accuracy_key(test)}", {}).keys() - known for test in (TEST, AFTER_TRAINING)
+        )
+        return f"{len(after)} of {len(deployed)} clients" if 0 < len(after) < len(deployed) else ""
 
     def headline(self) -> dict[str, Any]:
         """Return the numbers that sum up the run so far, as `summary.json` names them.

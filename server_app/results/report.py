@@ -3,7 +3,6 @@
 Works on a run that is still going on, and on one that died: nothing is read but the files in that folder.
 """
 
-import base64
 from collections import Counter
 from pathlib import Path
 from statistics import fmean, median
@@ -11,9 +10,9 @@ from typing import Any
 
 import jinja2
 
-from common.evaluation import VALIDATION
+from common.evaluation import AFTER_TRAINING, VALIDATION
 from common.files import write_bytes, write_text
-from server_app.results.dark import render
+from server_app.results.dark import data_uri, render
 from server_app.results.formatting import FURTHER_TESTS, format_bytes, format_count, format_decimals, format_duration
 from server_app.results.metrics import accuracy_key, without_start
 from server_app.results.partition_plot import draw_partition, shows_classes
@@ -40,7 +39,7 @@ def write_report(run_dir: Path) -> Path:
     write_bytes(run_dir / "curves.png", curves.light)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters.update(
-        accuracy=format_decimals, bytes=format_bytes, duration=format_duration, image=_data_uri, count=format_count
+        accuracy=format_decimals, bytes=format_bytes, duration=format_duration, image=data_uri, count=format_count
     )
     page = environment.from_string(TEMPLATE).render(
         run=run,
@@ -51,6 +50,8 @@ def write_report(run_dir: Path) -> Path:
         planned=run.config.get("num-rounds"),
         headline=run.headline() | (run.summary or {}),
         further=[(test, accuracy_key(test), FURTHER_TESTS[test]) for test in run.further_tests],
+        fewer={AFTER_TRAINING: _fewer_clients(run)},
+        means_over=_means_over(run),
         curves=curves,
         costs=render(draw_costs(run)),
         partition_picture=render(draw_partition(run.partition)) if run.partition else None,
@@ -101,7 +102,7 @@ def final_table(run_dir: Path) -> str:
     rule = "-" * len(text[0])
     text[1:1] = [rule]
     text[-1:-1] = [rule]
-    text.append("(means over clients)")
+    text.append(f"({_means_over(run)})")
     new = "new " if run.has_known_clients else ""
     if run.evaluated:
         for what, accuracy, best_round in (
@@ -132,6 +133,18 @@ def _privacy_sentence(headline: dict[str, Any]) -> str:
         f"(client {headline['epsilon-client']}, the worst of {headline['noised-clients']} clients that add noise; "
         f"{headline['clients']} in all)"
     )
+
+
+def _fewer_clients(run: Run) -> tuple[str, str]:
+    """How many clients the last and the best mean after one epoch are over, where not over all; else empty."""
+    key = f"{accuracy_key(AFTER_TRAINING)}-mean"
+    return run.fewer_after_training(run.last(key)), run.fewer_after_training(run.best(key))
+
+
+def _means_over(run: Run) -> str:
+    """What a table's means are over."""
+    last, _ = _fewer_clients(run)
+    return "means over clients" + (f", {FURTHER_TESTS[AFTER_TRAINING]} over {last}" if last else "")
 
 
 def _sizes(partition: dict[str, Any]) -> str:
@@ -170,7 +183,3 @@ def _failures_by_reason(run: Run) -> list[dict[str, Any]]:
         group["count"] = group["clients"].total()
         group["clients"] = group["clients"].most_common()
     return sorted(groups.values(), key=lambda group: -int(group["count"]))
-
-
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()

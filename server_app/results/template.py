@@ -64,9 +64,11 @@ if headline["best-round"] is not none }}
 <div><dt>Received</dt><dd>{{ headline["bytes-up"] | bytes }}
 <small>{{ (headline["bytes-up"] / run.metrics | length) | bytes }} a round</small></dd></div>
 {% for test, key, label in further %}
+{% set of_last, of_best = fewer.get(test, ("", "")) %}
 <div><dt>Last mean over {{ "new " if has_known }}clients, {{ label }}</dt>
 <dd>{{ headline["last-%s-mean" % key] | accuracy }}
-<small>best {{ headline["best-%s-mean" % key] | accuracy }}</small></dd></div>
+<small>{{ of_last ~ "; " if of_last }}best {{ headline["best-%s-mean" % key] | accuracy }}
+{{- ", " ~ of_best if of_best }}</small></dd></div>
 {% endfor %}
 {% if "epsilon" in headline %}
 <div><dt>Differential privacy</dt><dd>ε {{ "%.4g" | format(headline.epsilon) }}
@@ -119,7 +121,7 @@ Best rounds are chosen on these same test samples.
 {% if run.has_chunks %}<td></td>{% endif %}</tr></tfoot>
 </table>
 </div>
-<p class="note">Means over clients; the best of a row is its own best round.</p>
+<p class="note">{{ means_over | capitalize }}; the best of a row is its own best round.</p>
 </section>
 
 <section>

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from server_app.results.reading import Run
 
@@ -57,29 +56,43 @@ def figures_of(run: Run) -> dict[str, float | None]:
     figures["last-accuracy-worst10"] = last.get("accuracy-worst10")
     validated = [line[VALIDATION] for line in run.metrics if line.get(VALIDATION) is not None]
     figures[f"last-{VALIDATION}"] = validated[-1] if validated else None
-    figures |= costs_until(run.metrics)
+    figures |= costs_until(run, len(run.metrics))
     figures["rounds"] = run.metrics[-1]["round"]
     return figures
 
 
-def costs_until(lines: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """What these first rounds of a run cost, under the names in COSTS.
+def costs_until(run: Run, count: int) -> dict[str, float | None]:
+    """What the first `count` rounds of a run cost, under the names in COSTS.
 
-    `seconds` are those on the clock since the run began. `training-seconds` are these less what the run needed to
-    start (nodes, workers, registration), None of a run that did not measure this.
+    `seconds` are those on the clock from the run's beginning until the last of these rounds had been played.
+    `training-seconds` are these less what the run needed to start (nodes, workers, registration), None of a run that
+    did not measure this.
     """
+    lines = run.metrics[:count]
     starts = [line["seconds"]["start"] for line in lines if "start" in line["seconds"]]
     down, up = (sum(line[key] for line in lines) for key in ("bytes-down", "bytes-up"))
-    seconds = lines[-1]["wall-seconds"]
+    seconds = _seconds_until(run, count)
     training = seconds - sum(starts) if starts else None
     return dict(zip(COSTS, (down, up, down + up, seconds, training), strict=True))
+
+
+def _seconds_until(run: Run, count: int) -> float:
+    """The clock when a round had been played. Its own line is written a round later, when its weights were tested.
+
+    The last line of a finished run is not: it follows when the final weights have been handed over, as its bytes say.
+    """
+    if run.summary is not None and count == len(run.metrics):
+        return float(run.metrics[-1]["wall-seconds"])
+    if count > 1:
+        return float(run.metrics[count - 2]["wall-seconds"])
+    return float(run.metrics[0]["seconds"]["total"])
 
 
 def costs_to(run: Run, target: float) -> dict[str, float | None] | None:
     """What a run has cost when its mean accuracy over clients first is at the target; None if it never is."""
     for number, line in enumerate(run.metrics, start=1):
         if line["accuracy-mean"] is not None and line["accuracy-mean"] >= target:
-            return costs_until(run.metrics[:number])
+            return costs_until(run, number)
     return None
 
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.config import RUN_OPTIONS
+from common.config import DATASETS, RUN_OPTIONS, SITES
 from common.errors import UserError
 from server_app.results.comparison.compared import ComparedRun
 from server_app.results.reading import Run, read_run
 
 # These hold the same in whichever folder they lie.
-_PUBLIC_DATA = ("fashion-mnist", "cifar10", "cifar100", "emnist-byclass", "tiny-imagenet")
+_PUBLIC_DATA = {*DATASETS} - {"parquet", "npz", SITES}
 # Where a run's files lie and how its settings were put together says nothing about what it is.
 _NO_LABEL = ("run-name", "seed", "results-dir", "resume", "profile", "method")
 

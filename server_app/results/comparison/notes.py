@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from common.evaluation import AFTER_TRAINING
 from server_app.results.comparison.compared import FAILED, FINISHED, MISSING, UNFINISHED
+from server_app.results.comparison.figures import VALIDATION
 from server_app.results.comparison.sheets import LEARNED_NOTHING, PROVISIONAL, label
+from server_app.results.metrics import accuracy_key
 
 if TYPE_CHECKING:
     from server_app.results.comparison.comparing import Comparison
@@ -37,8 +40,27 @@ def _of_numbers(comparison: Comparison) -> list[str]:
         "tenth: mean of the worst tenth of the clients, last. all samples: correct answers over all test samples.",
     ]
     if any(row["last-after-training-accuracy-mean"] is not None for row in comparison.rows):
-        sentences.append("after an epoch: mean over clients after one more local epoch on what was deployed.")
+        after = "after an epoch: mean over clients after one more local epoch on what was deployed."
+        if fewer := _with_fewer_clients(comparison):
+            after += (
+                " A client whose epoch diverges, or that does not make this test, is left out, so that these are not "
+                f"over the same clients as the mean: {_listed(fewer)}."
+            )
+        sentences.append(after)
     return sentences
+
+
+def _with_fewer_clients(comparison: Comparison) -> list[str]:
+    """The runs of which fewer clients were tested after an epoch than before it, and how many."""
+    key = f"{accuracy_key(AFTER_TRAINING)}-mean"
+    which, chosen_by = ("chosen", VALIDATION) if comparison.is_validated else ("best", key)
+    runs = []
+    for each, run in (pair for group in comparison.groups for pair in group.counted):
+        lines = {"last": run.last(key), which: run.best(chosen_by)}
+        fewer = [f"{name} of {few}" for name, line in lines.items() if (few := run.fewer_after_training(line))]
+        if fewer:
+            runs.append(f"{each.name}: {', '.join(fewer)}")
+    return runs
 
 
 def _of_targets(comparison: Comparison) -> list[str]:
@@ -51,7 +73,8 @@ def _of_targets(comparison: Comparison) -> list[str]:
     return [
         f"{origin} at target: how many seeds come there. Bytes and time to it are medians over seeds; one that never "
         "comes there counts as infinite, so that there is a dash unless more than half of them do. time: on the clock "
-        "since the run began, tests included; training: less the start of its processes."
+        "since the run began, tests included, and to the target until the round that comes there has been played; "
+        "training: less the start of its processes."
     ]
 
 

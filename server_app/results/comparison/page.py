@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from pathlib import Path
 from urllib.parse import quote
@@ -16,8 +15,9 @@ from server_app.results.comparison.figures import learned_nothing
 from server_app.results.comparison.notes import absent, notes
 from server_app.results.comparison.sheets import accuracy_sheet, cost_sheet, grid_sheet, label
 from server_app.results.comparison.template import GENERATOR, TEMPLATE
-from server_app.results.dark import Plot
+from server_app.results.dark import Plot, data_uri
 from server_app.results.formatting import format_decimals
+from server_app.results.script import SCRIPT
 from server_app.results.style import STYLE
 
 _REFRESH_SECONDS = 30
@@ -28,7 +28,7 @@ def render_page(comparison: Comparison, accuracy: Plot, gain: Plot | None, place
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["image"] = _data_uri
+    environment.filters["image"] = data_uri
     text: str = environment.from_string(TEMPLATE).render(
         comparison=comparison,
         generator=GENERATOR,
@@ -41,6 +41,7 @@ def render_page(comparison: Comparison, accuracy: Plot, gain: Plot | None, place
         ],
         notes=notes(comparison),
         style=STYLE,
+        script=SCRIPT,
         accuracy_plot=accuracy,
         gain_plot=gain,
         in_words=_in_words(comparison),
@@ -84,7 +85,3 @@ def _gains_in_words(comparison: Comparison) -> str:
         if gain and gain.mean and gain.losing
     ]
     return "; ".join(parts) + "."
-
-
-def _data_uri(image: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(image).decode()

@@ -13,39 +13,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from server_app.results.comparison.sheets import line_name
+from server_app.results.drawing import COLOURS, INK, literal, new_figure, style
 from server_app.results.formatting import byte_unit
 
 if TYPE_CHECKING:
     from server_app.results.comparison.comparing import Comparison, Group
     from server_app.results.comparison.gain import Gain
 
-_DPI = 150
 _WIDTH = 9.6  # inches
-_INK = "#1f2933"
-_GRID = "#e4e7eb"
+_LONGEST = 60  # of a name in a legend
 _LOSING = "#c44f5c"
 _BIN_WIDTHS = (0.01, 0.02, 0.05, 0.1, 0.2)  # of gains
 _MAX_BINS = 40
-# Apart from each other on white and on black, and for those who do not tell red from green.
-_COLOURS = (
-    "#3b82c4",
-    "#e07b2e",
-    "#3fa66a",
-    "#b557a8",
-    "#c9a227",
-    "#2aa7bd",
-    "#d1525f",
-    "#8574d6",
-    "#98816a",
-    "#7d9c2f",
-)
 _STYLES = ("-", "--", "-.", ":")
 _DOTTED = (0, (1, 2))
 
@@ -83,7 +68,7 @@ def curve_of(group: Group) -> Curve:
 
 def draw_accuracy(comparison: Comparison) -> Figure:
     """Mean accuracy over clients against rounds (left) and against bytes (right), one row of panels a setting."""
-    figure = _figure(2.9 * len(comparison.settings) + 0.6)
+    figure = new_figure(2.9 * len(comparison.settings) + 0.6, _WIDTH)
     panels = figure.subplots(len(comparison.settings), 2, squeeze=False, sharey="row")
     styles = _styles(comparison)
     handles: dict[str, Line2D] = {}
@@ -93,18 +78,20 @@ def draw_accuracy(comparison: Comparison) -> Figure:
         curves = [(name, curve) for name, curve in curves if curve.rounds]
         scale, unit = byte_unit(max((curve.bytes[-1] for _, curve in curves), default=0))
         for name, curve in curves:
-            colour, style = styles[name]
-            (handles[name],) = _draw_curve(left, curve.rounds, curve, colour, style, name)
+            colour, dashes = styles[name]
+            (handles[name],) = _draw_curve(left, curve.rounds, curve, colour, dashes, name)
             has_band |= curve.low != curve.high
             if curve.bytes[-1]:
-                _draw_curve(right, [sent / scale for sent in curve.bytes], curve, colour, style, name)
+                _draw_curve(right, [sent / scale for sent in curve.bytes], curve, colour, dashes, name)
             else:  # a level to compare with
                 sends_nothing = True
-                right.axhline(curve.mean[-1], color=colour, linestyle=_DOTTED, linewidth=1.6, label=_literal(name))
+                right.axhline(
+                    curve.mean[-1], color=colour, linestyle=_DOTTED, linewidth=1.6, label=literal(name, _LONGEST)
+                )
         if not curves:
-            left.text(0.5, 0.5, "nothing was tested yet", transform=left.transAxes, ha="center", color=_INK)
-        _style(left, _literal(_short(setting, 60)), "round", "mean accuracy over clients")
-        _style(right, "", f"{unit} sent and received, all clients", "")
+            left.text(0.5, 0.5, "nothing was tested yet", transform=left.transAxes, ha="center", color=INK)
+        style(left, literal(setting, 60), "round", "mean accuracy over clients")
+        style(right, "", f"{unit} sent and received, all clients", "")
         left.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         right.set_xlim(left=0)
         left.set_ylim(bottom=0)
@@ -125,23 +112,23 @@ def draw_gain(comparison: Comparison) -> Figure | None:
         return None
     names = list(dict.fromkeys(line_name(comparison, group) for group, _ in gains))
     settings = list(dict.fromkeys(group.setting for group, _ in gains))
-    figure = _figure(1.55 * len(names) + 0.9)
+    figure = new_figure(1.55 * len(names) + 0.9, _WIDTH)
     panels = figure.subplots(len(names), len(settings), squeeze=False, sharex=True, sharey="col")
     edges = gain_edges([value for _, gain in gains for value in gain.values])
     for axes in panels.flat:
-        _style(axes, "", "", "")
+        style(axes, "", "", "")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
     for group, gain in gains:
         axes = panels[names.index(line_name(comparison, group))][settings.index(group.setting)]
         _draw_histogram(axes, gain, edges)
     for row, name in zip(panels, names, strict=True):
-        row[0].set_ylabel("clients", color=_INK)
-        row[0].set_title(_literal(_short(name, 40)), loc="left", fontsize=10, fontweight="bold", color=_INK)
+        row[0].set_ylabel("clients", color=INK)
+        row[0].set_title(literal(name, 40), loc="left", fontsize=10, fontweight="bold", color=INK)
     for axes, setting in zip(panels[0], settings, strict=True):
         if len(settings) > 1:
-            axes.set_title(_literal(_short(setting, 40)), loc="right", fontsize=9.5, color=_INK)
+            axes.set_title(literal(setting, 40), loc="right", fontsize=9.5, color=INK)
     for axes in panels[-1]:
-        axes.set_xlabel("gain in accuracy over training alone", color=_INK)
+        axes.set_xlabel("gain in accuracy over training alone", color=INK)
     return figure
 
 
@@ -154,11 +141,11 @@ def gain_edges(values: Sequence[float]) -> list[float]:
     return [number * width for number in range(first, last + 1)]
 
 
-def _draw_curve(axes: Axes, places: Sequence[float], curve: Curve, colour: str, style: str, name: str) -> list[Line2D]:
+def _draw_curve(axes: Axes, places: Sequence[float], curve: Curve, colour: str, dashes: str, name: str) -> list[Line2D]:
     marker = "o" if len(places) == 1 else ""  # a single point is invisible without
     axes.fill_between(places, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
     return axes.plot(
-        places, curve.mean, color=colour, linestyle=style, linewidth=1.9, marker=marker, label=_literal(name)
+        places, curve.mean, color=colour, linestyle=dashes, linewidth=1.9, marker=marker, label=literal(name, _LONGEST)
     )
 
 
@@ -168,49 +155,23 @@ def _draw_histogram(axes: Axes, gain: Gain, edges: Sequence[float]) -> None:
     counts = np.zeros(len(edges) - 1, dtype=int)
     for value in gain.values:
         counts[math.floor(round((value - edges[0]) / width, 6))] += 1
-    colours = [_LOSING if round(edge / width) < 0 else _COLOURS[0] for edge in edges[:-1]]
+    colours = [_LOSING if round(edge / width) < 0 else COLOURS[0] for edge in edges[:-1]]
     axes.bar(edges[:-1], counts, width=0.92 * width, align="edge", color=colours)
-    axes.axvline(0, color=_INK, linewidth=1)
+    axes.axvline(0, color=INK, linewidth=1)
     assert gain.mean is not None
     assert gain.losing is not None
     share = f"{100 * gain.losing.mean:.0f} % of {len(gain.values)} lose"
     words = f"mean {gain.mean.mean:+.3f}\n{share}\nworst {gain.worst:+.3f}"
-    axes.text(0.99, 0.95, words, transform=axes.transAxes, ha="right", va="top", fontsize=8.5, color=_INK)
+    axes.text(0.99, 0.95, words, transform=axes.transAxes, ha="right", va="top", fontsize=8.5, color=INK)
 
 
 def _styles(comparison: Comparison) -> dict[str, tuple[str, str]]:
     """A colour and a line style by label, the same in all settings; styles change where colours begin anew."""
     names = list(dict.fromkeys(line_name(comparison, group) for group in comparison.shown))
-    pairs = cycle((colour, style) for style in _STYLES for colour in _COLOURS)
+    pairs = cycle((colour, style) for style in _STYLES for colour in COLOURS)
     return dict(zip(names, pairs, strict=False))
-
-
-def _figure(height: float) -> Figure:
-    figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _style(axes: Axes, title: str, x_label: str, y_label: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK)
-    axes.set_xlabel(x_label, color=_INK)
-    axes.set_ylabel(y_label, color=_INK)
-    axes.grid(color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_INK)
-    axes.tick_params(labelsize=9.5, colors=_INK)
 
 
 def _legend(figure: Figure, entries: Sequence[Line2D | Patch]) -> None:
     if entries:
-        figure.legend(handles=entries, loc="outside lower left", ncols=3, fontsize=8.5, frameon=False, labelcolor=_INK)
-
-
-def _short(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def _literal(text: str) -> str:
-    """Text whose dollar signs start no formula."""
-    return text.replace("$", r"\$")
+        figure.legend(handles=entries, loc="outside lower left", ncols=3, fontsize=8.5, frameon=False, labelcolor=INK)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from common.comparison import FAILURES, FILE, checked_target
 from common.config.profiles import read_yaml
 from common.errors import UserError
 from common.text import shown
@@ -15,14 +16,12 @@ from server_app.results.comparison.compared import ComparedRun
 from server_app.results.comparison.comparing import Comparison
 from server_app.results.reading import Run, read_run
 
-_FILE = "comparison.yaml"
-_FAILURES = "failures.json"
 _VALIDATION = "validation"
 
 
 def is_comparison(folder: Path) -> bool:
     """Whether a folder is a comparison's."""
-    return (folder / _FILE).exists()
+    return (folder / FILE).exists()
 
 
 def read_comparison(folder: Path) -> Comparison:
@@ -35,14 +34,14 @@ def read_comparison(folder: Path) -> Comparison:
     UserError
         If the folder is no comparison's, or its `comparison.yaml` or `failures.json` is not what such a file is.
     """
-    path = folder / _FILE
+    path = folder / FILE
     if not is_comparison(folder):
-        raise UserError(f"{folder} holds no {_FILE}: give the folder of a comparison, as `mh-pfedhn compare` makes it.")
+        raise UserError(f"{folder} holds no {FILE}: give the folder of a comparison, as `mh-pfedhn compare` makes it.")
     plan = read_yaml(path)
     entries = plan.get("runs")
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path} lists no `runs`: each is a line with name, method, setting, seed, grid and rounds.")
-    failures = _read_failures(folder / _FAILURES)
+    failures = _read_failures(folder / FAILURES)
     runs = [_compared_run(folder, entry, failures, path) for entry in entries]
     (name, times), *_ = Counter(run.name for run in runs).most_common(1)
     if times > 1:
@@ -55,7 +54,7 @@ def read_comparison(folder: Path) -> Comparison:
         name=str(plan.get("name") or folder.resolve().name),
         description=str(plan.get("description") or ""),
         runs=tuple(runs),
-        target_accuracy=_target(plan.get("target-accuracy"), path),
+        target_accuracy=checked_target(plan.get("target-accuracy"), str(path)),
     )
 
 
@@ -104,11 +103,3 @@ def _read_failures(path: Path) -> dict[str, str]:
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold an object: the names of runs, each with the sentence why it failed.")
     return {str(name): str(reason) for name, reason in content.items()}
-
-
-def _target(value: object, path: Path) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        raise UserError(f"{path}: target-accuracy {value!r} must be a number above 0 and at most 1.")
-    return float(value)

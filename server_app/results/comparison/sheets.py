@@ -182,7 +182,7 @@ def _used(
 def _sheet(
     comparison: Comparison, title: str, rows: Sequence[tuple[Group, Mapping[str, Any]]], columns: Sequence[Column]
 ) -> Sheet:
-    of_columns = [_marked(column, [row for _, row in rows]) for column in columns]
+    of_columns = [_marked(comparison, column, rows) for column in columns]
     cells = []
     for index, (group, row) in enumerate(rows):
         mark = f" {LEARNED_NOTHING}" if row["learned-nothing"] else ""
@@ -227,31 +227,35 @@ def _cell(column: Column, row: Mapping[str, Any]) -> Cell:
     return Cell(text, value)
 
 
-def _marked(column: Column, rows: Sequence[Mapping[str, Any]]) -> list[Cell]:
+def _marked(comparison: Comparison, column: Column, rows: Sequence[tuple[Group, Mapping[str, Any]]]) -> list[Cell]:
     """The cells of a column, the best marked, and those that are close to it.
 
     Numbers that runs have only so far, and those of a method that learned nothing with any seed, are never best.
     """
-    cells = [_cell(column, row) for row in rows]
+    cells = [_cell(column, row) for _, row in rows]
     candidates = {
-        index: row
-        for index, row in enumerate(rows)
+        index: (group, row[column.key])
+        for index, (group, row) in enumerate(rows)
         if row[column.key] is not None and not row["provisional"] and row["learned-nothing"] < row["seeds-finished"]
     }
     if column.better is None or len(candidates) < 2:
         return cells
-    best = column.better([row[column.key] for row in candidates.values()])
-    best_row = next(row for row in candidates.values() if row[column.key] == best)
-    for index, row in candidates.items():
-        error = math.hypot(_standard_error(column, best_row), _standard_error(column, row))
-        if row[column.key] == best:
+    best = column.better([value for _, value in candidates.values()])
+    best_group = next(group for group, value in candidates.values() if value == best)
+    for index, (group, value) in candidates.items():
+        if value == best:
             cells[index] = replace(cells[index], is_best=True)
-        elif abs(row[column.key] - best) <= error:  # never where a deviation is unknown: the error is no number then
+            continue
+        error = math.hypot(*(_standard_error(comparison, column, each) for each in (best_group, group)))
+        if abs(value - best) <= error:  # never where a deviation is unknown: the error is no number then
             cells[index] = replace(cells[index], is_close=True)
     return cells
 
 
-def _standard_error(column: Column, row: Mapping[str, Any]) -> float:
-    """Of a mean over seeds; NaN where there is none, as of one seed, or of a median."""
-    std = row.get(f"{column.key}-std")
-    return math.nan if std is None else std / math.sqrt(row["gain-seeds" if column in _GAIN else "seeds-finished"])
+def _standard_error(comparison: Comparison, column: Column, group: Group) -> float:
+    """Of a mean over seeds; NaN where there is none, as of one seed, of a median, or of an extreme."""
+    gain = comparison.gain(group) if column in _GAIN else None
+    of_gain = {"gain-mean": gain.mean, "gain-losing": gain.losing} if gain else {}
+    of_seeds = (group.figures | of_gain).get(column.key)
+    error = of_seeds.standard_error if of_seeds else None
+    return math.nan if error is None else error

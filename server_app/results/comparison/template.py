@@ -191,35 +191,7 @@ small { color: var(--muted); font-size: .85em; font-weight: 400; }
 </section>
 </main>
 <script>
-// Sorts a table by the column whose head is clicked; a second click turns the order round.
-for (const table of document.querySelectorAll("table.sortable")) {
-  const body = table.tBodies[0];
-  const heads = [...table.tHead.rows[0].cells];
-  heads.forEach((head, column) => {
-    const numbers = head.classList.contains("number");
-    const button = document.createElement("button");
-    button.type = "button";
-    button.append(...head.childNodes);
-    button.addEventListener("click", () => {
-      const descending = head.getAttribute("aria-sort") === "ascending";
-      const rows = [...body.rows].map((row) => {
-        const cell = row.cells[column];
-        const text = cell.textContent.trim();
-        return [numbers ? parseFloat(cell.dataset.number ?? text) : text, row];
-      });
-      rows.sort(([a], [b]) => {
-        if (numbers && (isNaN(a) || isNaN(b))) return isNaN(a) - isNaN(b);  // a dash is last in both orders
-        const order = numbers ? a - b : a.localeCompare(b, "en", { numeric: true });
-        return descending ? -order : order;
-      });
-      for (const [, row] of rows) body.append(row);
-      for (const each of heads) each.removeAttribute("aria-sort");
-      head.setAttribute("aria-sort", descending ? "descending" : "ascending");
-    });
-    head.append(button);
-  });
-}
-</script>
+{{ script | safe }}</script>
 </body>
 </html>
 """

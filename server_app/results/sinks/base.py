@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from common import comparison
 from common.files import write_text
 
 _REMEMBERED = "logged-to.json"
-_COMPARISON = "comparison.yaml"  # lies beside the folders of a comparison's runs
 
 
 class Sink(Protocol):
@@ -47,7 +47,7 @@ class LoggedRun:
         """What the run belongs to: the comparison in whose folder it lies, or else its profile."""
         folder = self.run_dir.parent
         profile = str(self.config.get("profile", "")) or "mh-pfedhn"
-        if (folder / _COMPARISON).exists():
+        if (folder / comparison.FILE).exists():
             return folder.name
         return re.sub(r"[^A-Za-z0-9._+-]+", "-", profile.rpartition("/")[2].removesuffix(".yaml"))
 

@@ -35,7 +35,7 @@ def test_ink_is_as_readable_as_text_has_to_be(colour):
     assert contrast(to_hex(dark.on_dark(*to_rgb(colour))[:3]), PANEL) >= 7
 
 
-@pytest.mark.parametrize("colour", [*plots._COLOURS, plots._BEST, "#7b8794", "#a9c1e0"])
+@pytest.mark.parametrize("colour", [*drawing.COLOURS, plots._BEST, "#7b8794", "#a9c1e0"])
 def test_curves_and_bars_stand_out_from_the_dark_page(colour):
     assert contrast(to_hex(dark.on_dark(*to_rgb(colour))[:3]), PANEL) >= 3
 

@@ -32,7 +32,7 @@ def test_curves_are_a_readable_image(make_run):
 
 def test_known_clients_are_a_dashed_line_and_no_part_of_the_solid_ones(make_adapt_run):
     top, _ = plots.draw_curves(read_run(make_adapt_run())).axes
-    lenet, mlp, *_ = plots._COLOURS
+    lenet, mlp, *_ = plots.COLOURS
     best = ("#f2c14e", "-", [0.4])
     assert lines_of(top) == [
         (lenet, "-", [0.2, 0.4]),  # of a and c: 2 and 6, then 4 and 12 of 20
@@ -116,7 +116,7 @@ def test_each_further_loss_has_a_line_and_a_colour_of_its_own(make_adapt_run):
 
 
 def test_more_architectures_than_colours_are_still_drawn(make_run, monkeypatch):
-    monkeypatch.setattr(plots, "_COLOURS", ("#3b6fb6",))
+    monkeypatch.setattr(plots, "COLOURS", ("#3b6fb6",))
     top, _ = plots.draw_curves(read_run(make_run())).axes
     grey = [values for colour, _, values in lines_of(top) if colour == "#7b8794"]
     assert grey == [[0.001, 0.002, 0.0], [0.002, 0.003, 0.001]]

@@ -269,6 +269,22 @@ def test_page_shows_further_tests_where_there_are_any(tracker):
         assert {len(re.findall(r"<t[hd]\b", row)) for row in rows} == {len(heads_of(table))}
 
 
+def test_page_and_table_say_where_fewer_clients_made_a_further_test(tracker):
+    tracker.log_round(further(1, correct=(8, 6, 20), after=(10,)))
+    tracker.log_round(further(2, correct=(2, 6, 20), after=(4, 8)))
+    tracker.finish()
+    text = " ".join(page_of(tracker.run_dir).text.split())
+    assert "after one epoch 0.600 2 of 3 clients; best 1.000, 1 of 3 clients" in text
+    assert "Means over clients, after one epoch over 2 of 3 clients; the best of a row" in text
+    assert "(means over clients, after one epoch over 2 of 3 clients)" in final_table(tracker.run_dir)
+
+
+def test_page_says_nothing_of_known_clients_that_made_no_further_test(adapting):
+    adapting.log_round(further(1, correct=(8, 6, 20), after=(10, 10)))
+    adapting.finish()
+    assert not re.search(r"of [23] clients", page_of(adapting.run_dir).text)
+
+
 def test_page_of_an_ordinary_run_knows_no_further_tests(make_run):
     assert not re.search(r"[Vv]alidation|one epoch|as deployed", page_of(make_run()).text)
 

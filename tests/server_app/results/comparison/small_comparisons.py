@@ -37,7 +37,9 @@ def write_run(
     for number, accuracies in enumerate(rounds, start=1):
         of_clients = dict(zip(keys, accuracies or (), strict=False))
         last |= of_clients
-        lines.append(_line(number, of_clients, traffic, start))
+        # A line is written when the round after it has been played, but for the last of a run.
+        played = number if finished and number == len(rounds) else number + 1
+        lines.append(_line(number, of_clients, traffic, start, played))
         lines[-1] |= more[number - 1] if more else {}
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     whole = {"run-name": folder.name, "method": method, "seed": seed, "num-rounds": len(rounds), "dataset": "npz"}
@@ -60,7 +62,7 @@ def write_clients(folder, accuracies):
             writer.writerow(str(cell).lower() if isinstance(cell, bool) else cell for cell in astuple(row))
 
 
-def _line(number, of_clients, traffic, start):
+def _line(number, of_clients, traffic, start, played):
     values = sorted(of_clients.values())
     correct = sum(SAMPLES.get(key, 10) * accuracy for key, accuracy in of_clients.items())
     seconds = {"generate": 0.0, "exchange": A_ROUND, "update": 0.0, "total": A_ROUND}
@@ -79,7 +81,7 @@ def _line(number, of_clients, traffic, start):
         "bytes-down": traffic * DOWN,
         "bytes-up": traffic * UP,
         "seconds": seconds,
-        "wall-seconds": (start or 0.0) + A_ROUND * number,
+        "wall-seconds": (start or 0.0) + A_ROUND * played,
         "client-accuracy": of_clients,
         "client-train-loss": {},
         "failure-list": [],

@@ -3,6 +3,7 @@
 import pytest
 from small_comparisons import write_run
 
+from common.config import DATASETS, SITES
 from common.errors import UserError
 from server_app.results.comparison import labelled_runs
 
@@ -53,13 +54,14 @@ def test_where_the_files_lie_is_no_difference(labels_of):
     ]
 
 
-def test_a_folder_of_data_is_a_difference_only_where_the_data_are_the_users_own(labels_of, tmp_path):
-    public = {"dataset": "cifar10"}
+@pytest.mark.parametrize("dataset", [name for name in DATASETS if name not in ("parquet", "npz", SITES)])
+def test_a_folder_of_data_is_a_difference_only_where_the_data_are_the_users_own(labels_of, dataset):
+    public = {"dataset": dataset}
     assert labels_of(
         public | {"data-dir": "/x"}, public | {"data-dir": "/y", "seed": 1}, {"data-dir": "/z", "seed": 2}
     ) == [
-        ("dataset=cifar10", "fedavg", 0),
-        ("dataset=cifar10", "fedavg", 1),
+        (f"dataset={dataset}", "fedavg", 0),
+        (f"dataset={dataset}", "fedavg", 1),
         ("dataset=npz data-dir=/z", "fedavg", 2),
     ]
 

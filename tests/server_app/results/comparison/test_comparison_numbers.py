@@ -7,7 +7,14 @@ from small_comparisons import validated, write_plan, write_run
 
 from server_app.results import read_run
 from server_app.results.comparison import read_comparison
-from server_app.results.comparison.figures import figures_of, guessing_accuracy, learned_nothing, median_cost, spread
+from server_app.results.comparison.figures import (
+    costs_to,
+    figures_of,
+    guessing_accuracy,
+    learned_nothing,
+    median_cost,
+    spread,
+)
 from server_app.results.comparison.sheets import accuracy_sheet
 
 
@@ -62,6 +69,30 @@ def test_costs_to_the_target_are_medians(row_of):
     assert (row["target-accuracy"], row["to-target-seeds"]) == (0.55, 3)
     assert (row["to-target-bytes-down"], row["to-target-bytes-up"], row["to-target-bytes"]) == (200, 80, 280)
     assert (row["to-target-seconds"], row["to-target-training-seconds"]) == (5.5, 4.0)
+
+
+def test_seconds_to_the_target_end_with_the_round_and_not_with_the_one_in_which_its_line_is_written(tmp_path):
+    run = read_run(write_run(tmp_path / "x", [(0.3,), (0.5,), (0.6,), (0.7,)]))
+    assert [line["wall-seconds"] for line in run.metrics] == [5.5, 7.5, 9.5, 9.5]
+    costs = [costs_to(run, target) for target in (0.3, 0.5, 0.6, 0.7)]
+    assert [each["seconds"] for each in costs] == [3.5, 5.5, 7.5, 9.5]
+    assert [each["training-seconds"] for each in costs] == [2.0, 4.0, 6.0, 8.0]
+
+
+def test_a_run_that_goes_on_has_the_bytes_and_seconds_of_the_same_rounds(tmp_path):
+    figures = figures_of(read_run(write_run(tmp_path / "x", [(0.3,), (0.5,)], finished=False)))
+    assert (figures["rounds"], figures["bytes"], figures["seconds"], figures["training-seconds"]) == (2, 280, 5.5, 4.0)
+
+
+def test_the_start_of_a_resumed_process_is_in_the_round_that_it_played_first(tmp_path):
+    # Round 2 was complete when the process died; the next one took 1 s to start, played round 3, and wrote line 2.
+    seconds = {"generate": 0.0, "exchange": 2.0, "update": 0.0}
+    resumed = {"seconds": seconds | {"total": 3.0, "start": 1.0}, "wall-seconds": 10.5}
+    more = [{}, {"wall-seconds": 8.5}, resumed, {"wall-seconds": 10.5}]
+    run = read_run(write_run(tmp_path / "x", [(0.3,), (0.5,), (0.6,), (0.7,)], more=more))
+    costs = [costs_to(run, target) for target in (0.5, 0.6, 0.7)]
+    assert [each["seconds"] for each in costs] == [5.5, 8.5, 10.5]
+    assert [each["training-seconds"] for each in costs] == [4.0, 6.0, 8.0]
 
 
 def test_a_seed_that_never_comes_to_the_target_counts_as_infinite(row_of):

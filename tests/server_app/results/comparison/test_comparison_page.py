@@ -1,6 +1,8 @@
 """The page: whole, self-contained, and honest about what is missing."""
 
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import pytest
@@ -8,6 +10,9 @@ from small_comparisons import write_plan, write_run
 
 from common.errors import UserError
 from server_app.results.comparison import write_comparison, write_report_of
+from server_app.results.script import SCRIPT
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 _VOID = {"meta", "img", "source", "br"}
 
@@ -105,6 +110,34 @@ def test_tables_are_sorted_by_numbers_not_by_how_they_are_written(folder):
     cells = re.findall(r'data-number="([^"]+)">([^<]+)<', text)
     assert ("420", "420 bytes") in {(f"{float(number):g}", words) for number, words in cells}
     assert any(words == "0.633" and float(number) == pytest.approx(1.9 / 3) for number, words in cells)
+
+
+def test_page_has_the_script_of_a_runs_page(folder):
+    assert SCRIPT in write_comparison(folder).read_text()
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")
+def test_each_table_keeps_its_own_order_when_the_page_reloads_itself(folder, tmp_path):
+    clicks = """<script>
+      const columns = ["4", "1"];  // mean, best of the first table; method of the second
+      const seen = sessionStorage.getItem("seen");
+      if (!seen) {
+        sessionStorage.setItem("seen", "yes");
+        [...document.querySelectorAll("table.sortable")].slice(0, 2).forEach((table, number) =>
+          table.querySelector(`th:nth-child(${columns[number]}) button`).click());
+        location.reload();
+      }
+    </script>"""
+    page = write_comparison(folder)
+    page.write_text(page.read_text().replace("</body>", clicks + "</body>"))
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'browser'}"]
+    command += ["--virtual-time-budget=3000", "--dump-dom", page.as_uri()]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    tables = re.findall(r'<table class="sortable">.*?</table>', shown, re.DOTALL)
+    heads = [re.findall(r'<th[^>]* aria-sort="ascending"[^>]*><button[^>]*>([^<]+)', table) for table in tables]
+    assert heads[:3] == [["mean, best"], ["method"], []]
+    methods = [re.findall(r'<td class="words ">([a-z]+)</td>', table) for table in tables[:2]]
+    assert methods == [["alone", "fedavg"]] * 2
 
 
 def test_settings_that_differ_are_named_with_what_they_hang_on(folder):

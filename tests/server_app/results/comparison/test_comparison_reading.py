@@ -77,7 +77,7 @@ def change(folder, **keys):
             lambda folder: change(folder, runs=[{"name": "x", "method": "m", "setting": "s", "seed": 0}] * 2),
             "named 'x'",
         ),
-        (lambda folder: change(folder, **{"target-accuracy": 80}), "target-accuracy 80"),
+        (lambda folder: change(folder, **{"target-accuracy": 80}), "comparison.yaml, but must be a number above 0"),
         (lambda folder: change(folder, **{"choose-on": "test"}), "choose-on 'test'"),
         (lambda folder: (folder / "failures.json").write_text("{"), "failures.json is not JSON"),
         (lambda folder: (folder / "failures.json").write_text("[]"), "must hold an object"),

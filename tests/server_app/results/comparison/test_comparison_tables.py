@@ -10,6 +10,7 @@ from small_comparisons import write_plan, write_run
 
 from server_app.results.comparison import read_comparison, write_comparison
 from server_app.results.comparison.latex import escaped, latex
+from server_app.results.comparison.notes import notes
 from server_app.results.comparison.sheets import accuracy_sheet, cost_sheet
 from server_app.results.comparison.text import comma_separated, markdown
 
@@ -67,6 +68,21 @@ def test_accuracy_after_an_epoch_has_columns_only_where_it_was_measured(comparis
     assert [cell.text for cell in cells_of(sheet, 0, "after an epoch, last", "after an epoch, best")] == ["0.750"] * 2
 
 
+def test_it_is_said_where_fewer_clients_were_tested_after_an_epoch(tmp_path):
+    folder = write_plan(tmp_path / "c", [(name, "fedavg", "same", seed) for seed, name in enumerate("xy")])
+
+    def after(**accuracies):
+        mean = sum(accuracies.values()) / len(accuracies)
+        return {"after-training-accuracy-mean": mean, "client-after-training-accuracy": accuracies}
+
+    write_run(folder / "x", [(0.1, 0.1), (0.2, 0.2), (0.5, 0.3)], more=[after(a=0.3, b=0.5)] * 3)
+    assert not [note for note in notes(read_comparison(folder)) if "of 2 clients" in note]
+    more = [after(a=0.3, b=0.5), after(b=0.9), after(a=0.8)]
+    write_run(folder / "y", [(0.1, 0.1), (0.2, 0.2), (0.5, 0.3)], seed=1, more=more)
+    (note,) = (note for note in notes(read_comparison(folder)) if note.startswith("after an epoch"))
+    assert note.endswith("not over the same clients as the mean: y: last of 1 of 2 clients, best of 1 of 2 clients.")
+
+
 def three_methods(tmp_path, **changes):
     """Means of 0.7, 0.6 and 0.4, with standard errors of 0.2, 0.1 and 0.2: 0.3 is just above 0.2828."""
     values = {"x": (0.5, 0.9), "y": (0.5, 0.7), "z": (0.2, 0.6)} | changes
@@ -87,6 +103,24 @@ def test_the_best_of_a_column_is_marked_and_what_is_within_a_standard_error(tmp_
     assert "| y | 2 | *0.600 ± 0.141* |" in markdown(comparison)
     assert r"x & 2 & \textbf{0.700} {\tiny$\pm$ 0.283} &" in latex(comparison)
     assert r"y & 2 & \underline{0.600} {\tiny$\pm$ 0.141} &" in latex(comparison)
+
+
+def test_a_standard_error_is_over_the_seeds_that_have_the_number(tmp_path):
+    """Of y's three seeds two were tested after an epoch: 0.7 and 0.3, whose standard error is 0.2 and not 0.163."""
+    values = {"x": (0.69, 0.69, 0.69), "y": (0.7, 0.3, None)}
+    folder = write_plan(
+        tmp_path / "c", [(f"{name}-{seed}", name, "same", seed) for name in values for seed in range(3)]
+    )
+    for name, of_seeds in values.items():
+        for seed, value in enumerate(of_seeds):
+            more = [{} if value is None else {"after-training-accuracy-mean": value}] * 3
+            write_run(folder / f"{name}-{seed}", [(0.1,), (0.2,), (0.5,)], seed=seed, more=more)
+    sheet = accuracy_sheet(read_comparison(folder), "same")
+    cells = [cells_of(sheet, row, "after an epoch, last")[0] for row in range(2)]
+    assert [(cell.text, cell.is_best, cell.is_close) for cell in cells] == [
+        ("0.690 ± 0.000", True, False),
+        ("0.500 ± 0.283", False, True),
+    ]
 
 
 def test_several_that_are_equally_good_are_all_best(tmp_path):
