@@ -1,13 +1,12 @@
 """A small comparison, and run folders as runs leave them behind."""
 
 import json
-import sys
-from types import ModuleType
 
 import pytest
 import yaml
 
 from mh_pfedhn.comparing.plan import make_plan
+from server_app.results import comparison
 
 
 @pytest.fixture
@@ -56,10 +55,8 @@ def line_of(number, seconds, start=0.0):
 def drawn(monkeypatch):
     """What is drawn of a comparison, in the place of tables and pictures: the folders, one a drawing."""
     folders = []
-    comparison = ModuleType("server_app.results.comparison")
-    comparison.write_comparison = folders.append
-    comparison.read_comparison = lambda folder: FakeComparison(folder)
-    monkeypatch.setitem(sys.modules, "server_app.results.comparison", comparison)
+    monkeypatch.setattr(comparison, "write_comparison", folders.append)
+    monkeypatch.setattr(comparison, "read_comparison", FakeComparison)
     return folders
 
 

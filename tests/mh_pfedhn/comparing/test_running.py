@@ -19,6 +19,7 @@ from mh_pfedhn.flower_run import Ending
 from mh_pfedhn.private_folder import OWNER
 from mh_pfedhn.runs import RunFailedError, RunInterruptedError
 from server_app import batch
+from server_app.results import comparison
 
 COMPLETED = Ending("finished:completed", interrupted=False)
 FAILED = Ending("finished:failed", interrupted=False)
@@ -158,8 +159,6 @@ def test_checkpoints_of_finished_runs_are_deleted_unless_they_are_to_be_kept(flo
 
 
 def test_a_drawing_that_fails_costs_no_run_and_is_told_once(flower, small, drawn, monkeypatch, capsys):
-    import server_app.results.comparison as comparison
-
     def fail(folder):
         raise ValueError("no fonts")
 
