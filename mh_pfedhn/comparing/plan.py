@@ -261,7 +261,7 @@ class _Planner:
             if not RUN_NAME.fullmatch(run_name):
                 raise UserError(
                     f"The run of {cell.method.label}, {cell.setting.label}, seed {seed} would be called {run_name!r}, "
-                    "which names no folder: use labels of at most 40 letters and digits."
+                    "which names no folder: use labels with Latin letters and digits, at most 40."
                 )
             results = str(Path(config.results_dir) / self._name)
             own = dataclasses.replace(config, seed=seed, run_name=run_name, results_dir=results)

@@ -1,5 +1,6 @@
 """What an opener of a data set finds, and what several openers need."""
 
+import difflib
 import io
 import mmap
 from collections.abc import Callable, Sequence
@@ -140,6 +141,15 @@ def missing(name: str, wanted: str, places: Sequence[Path], remedy: str) -> User
     """The error of a data set whose files are nowhere."""
     where = ", ".join(str(place) for place in places) or "no place, as data-dir is not set"
     return UserError(f"data set {name!r} is missing: looked for {wanted} in {where}; {remedy}.")
+
+
+def check_spelling(kind: str, names: Sequence[str], known: Sequence[str], path: Path) -> None:
+    """Raise UserError for a name that is nearly one of those known which are not there: it would go unread unseen."""
+    absent = [name for name in known if name not in names]
+    for name in names:
+        # Nearer than for a hint: files may hold other things.
+        if name not in known and (meant := difflib.get_close_matches(name.lower(), absent, n=1, cutoff=0.79)):
+            raise UserError(f"{path} holds {kind} {name!r}, which nobody reads: call it {meant[0]!r}, or leave it out.")
 
 
 def files_at(data_dir: Path | None, suffix: str) -> list[Path]:

@@ -11,12 +11,15 @@ from common.data.sources.base import (
     Opened,
     Rows,
     as_stored,
+    check_spelling,
     files_at,
     missing,
     numbered_owners,
     read_split,
 )
 from common.errors import UserError
+
+_ARRAYS = ("images", "labels", "owners", "split")
 
 
 def open_npz(data_dir: Path | None, project_dir: Path) -> Opened:
@@ -34,11 +37,12 @@ def open_npz(data_dir: Path | None, project_dir: Path) -> Opened:
     path = files[0]
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("images", "labels", "owners", "split") if name in file.files}
+            arrays = {name: file[name] for name in _ARRAYS if name in file.files}
     except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read as .npz without pickled objects ({error}).") from error
     if not {"images", "labels"} <= arrays.keys():
         raise UserError(f"{path} holds the arrays {', '.join(file.files)}, but must hold images and labels.")
+    check_spelling("array", file.files, _ARRAYS, path)
     images, labels = arrays["images"], arrays["labels"]
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise UserError(

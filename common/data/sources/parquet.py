@@ -17,6 +17,7 @@ from torch import Tensor
 from common.data.sources.base import (
     Opened,
     Rows,
+    check_spelling,
     decode_image,
     files_at,
     missing,
@@ -205,6 +206,7 @@ def _check_parquet_columns(schema: Any, path: Path) -> None:
 
     if not {"image", "label"} <= set(schema.names):
         raise UserError(f"{path} has the columns {', '.join(schema.names)}, but must have image and label.")
+    check_spelling("column", schema.names, ("image", "label", *_FURTHER), path)
     label_type, image_type = schema.field("label").type, schema.field("image").type
     if not pyarrow.types.is_integer(label_type):
         raise UserError(f"{path}: column label is {label_type}, but must be an integer type.")

@@ -94,3 +94,17 @@ def test_damaged_missing_or_ambiguous_npz(tmp_path, open_at):
     (tmp_path / "b.npz").write_bytes(b"")
     with pytest.raises(UserError, match=r"holds 2 \.npz files \(a\.npz, b\.npz\)"):
         open_at("npz", tmp_path)
+
+
+@pytest.mark.parametrize(("given", "meant"), [("splits", "split"), ("Owner", "owners")])
+def test_an_array_whose_name_is_nearly_one_that_is_read_is_refused(tmp_path, given, meant):
+    path = tmp_path / "near.npz"
+    content = {"images": np.zeros((4, 2, 2), np.uint8), "labels": np.arange(4)}
+    np.savez(path, **content, **{given: np.arange(4)})
+    with pytest.raises(UserError) as caught:
+        open_npz(path, tmp_path)
+    assert str(caught.value) == (
+        f"{path} holds array {given!r}, which nobody reads: call it {meant!r}, or leave it out."
+    )
+    np.savez(path, **content, weights=np.arange(4))
+    assert len(open_npz(path, tmp_path).labels) == 4  # something else
