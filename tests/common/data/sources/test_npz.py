@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.data.sources.npz import open_npz
 from common.errors import UserError
 
 
