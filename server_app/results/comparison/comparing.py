@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from server_app.results.comparison.compared import FINISHED, UNFINISHED, ComparedRun
+from server_app.results.comparison.failing import Failing, failing
 from server_app.results.comparison.figures import (
     COSTS,
     VALIDATION,
@@ -62,6 +63,11 @@ class Group:
         """Of the runs that count, those that learned nothing: by name, why."""
         reasons = {each.name: learned_nothing(run) for each, run in self.counted}
         return {name: reason for name, reason in reasons.items() if reason is not None}
+
+    @cached_property
+    def failing(self) -> list[tuple[ComparedRun, Failing]]:
+        """Of the runs that have finished, whose updates failed."""
+        return [(each, failing(each.run)) for each in self.finished if each.run is not None]
 
     @property
     def is_method_local(self) -> bool:

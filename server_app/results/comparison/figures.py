@@ -122,10 +122,12 @@ def learned_nothing(run: Run) -> str | None:
     A run has learned nothing if its last mean accuracy is within a tenth of guessing: at most 1.1 times what always
     guessing a client's most frequent class would get, or, where that is above a half, at most a tenth of the way from
     there to 1. Or if no client's accuracy has moved over three tested rounds or more, short of all being right.
+    Or if it has finished and no client that it is about was ever tested.
     """
     last, guessing = run.accuracy_mean, guessing_accuracy(run)
     if last is None:
-        return None
+        is_over = run.summary is not None and run.new_clients
+        return "was never tested, and so is in no mean of accuracies" if is_over else None
     if guessing is not None and last <= guessing + 0.1 * min(guessing, 1 - guessing):
         return f"mean accuracy {last:.3f}, and guessing each client's most frequent class gets {guessing:.3f}"
     accuracies = [line["client-accuracy"] for line in run.evaluated]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from server_app.results.comparison.notes import absent, notes
+from server_app.results.comparison.notes import absent, failing_in, notes
 from server_app.results.comparison.sheets import Cell, Sheet, accuracy_sheet, cost_sheet
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def latex(comparison: Comparison) -> str:
             for place, part in enumerate(_parts(sheet)):
                 letter = chr(ord("a") + place)
                 lines += _table(part, comparison.name, f"tab:{slug}-{what}{suffix}{letter if place else ''}")
+        lines += _comments(failing_in(comparison, setting))
     return "\n".join(lines) + "\n"
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from server_app.results.comparison.comparing import Comparison
 
 _NAMED = 3  # runs or settings that a sentence names
+_FAILING = 12  # runs of a setting with a line of their own on clients that failed
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -35,7 +36,9 @@ def _of_numbers(comparison: Comparison) -> list[str]:
         best = "best: after each seed's best round, chosen on the test samples themselves and so too favourable"
     sentences = [
         "Means over seeds ± their sample standard deviation; of one seed there is no deviation. Bold is the best of a "
-        "column; underlined (in Markdown: italic) is what is within one standard error of the difference from it.",
+        "column; underlined (in Markdown: italic) is what is within one standard error of the difference from it. "
+        f"Methods of which no seed has finished ({PROVISIONAL}) or every seed has learned nothing ({LEARNED_NOTHING}) "
+        "are never best; where fewer than two others have a number, nothing is bold.",
         f"mean: of the clients' accuracies on their own test samples. last: after the last round; {best}. worst "
         "tenth: mean of the worst tenth of the clients, last. all samples: correct answers over all test samples.",
     ]
@@ -134,10 +137,28 @@ def _of_marks(comparison: Comparison) -> list[str]:
     if reasons:
         sentences.append(
             f"{LEARNED_NOTHING} Some seed has learned nothing, or nothing that lasted: it ends within a tenth of what "
-            "always guessing each client's most frequent class gets, or no client's accuracy ever moved. "
-            f"{_listed(reasons)}."
+            "always guessing each client's most frequent class gets, or no client's accuracy ever moved, or it "
+            f"finished and was never tested. {_listed(reasons)}."
+        )
+    if any(each.never_trained for group in comparison.groups for _, each in group.failing):
+        sentences.append(
+            "never trained: whenever an update was asked of the client it failed, so that none was used in any round. "
+            "Such clients are tested like the others, and are in the means."
         )
     return sentences
+
+
+def failing_in(comparison: Comparison, setting: str) -> list[str]:
+    """A line for each finished run of a setting in which clients never trained, or many updates failed."""
+    lines = [
+        f"{label(comparison, group)}, seed {each.seed}: {words}"
+        for group in comparison.groups
+        if group.setting == setting
+        for each, of_run in group.failing
+        if (words := of_run.words())
+    ]
+    more = len(lines) - _FAILING
+    return [*lines[:_FAILING], f"{more} more runs: see failures in table.csv"] if more > 0 else lines
 
 
 def absent(comparison: Comparison) -> list[tuple[str, str, str]]:

@@ -12,7 +12,7 @@ from server_app.results.comparison.compared import FINISHED, MISSING, UNFINISHED
 from server_app.results.comparison.comparing import Comparison
 from server_app.results.comparison.differences import common_settings, differences
 from server_app.results.comparison.figures import learned_nothing
-from server_app.results.comparison.notes import absent, notes
+from server_app.results.comparison.notes import absent, failing_in, notes
 from server_app.results.comparison.sheets import accuracy_sheet, cost_sheet, grid_sheet, label
 from server_app.results.comparison.template import GENERATOR, TEMPLATE
 from server_app.results.dark import Plot, data_uri
@@ -37,7 +37,8 @@ def render_page(comparison: Comparison, accuracy: Plot, gain: Plot | None, place
         states=_states(comparison),
         absent=absent(comparison),
         sheets=[
-            (accuracy_sheet(comparison, setting), cost_sheet(comparison, setting)) for setting in comparison.settings
+            (accuracy_sheet(comparison, setting), cost_sheet(comparison, setting), failing_in(comparison, setting))
+            for setting in comparison.settings
         ],
         notes=notes(comparison),
         style=STYLE,

@@ -25,9 +25,10 @@ def rows_of(comparison: Comparison) -> list[dict[str, Any]]:
 
     Columns, in kebab-case: the labels, and `grid-KEY` for each key of a grid; `chosen`, whether the row is in the main
     table (None: nothing to choose on); how many of the planned `seeds` are in each state, and `provisional`, whether
-    the numbers are those so far of runs that go on; `learned-nothing`, how many of the runs that count did; the numbers
-    of each run, as means and `-std` over seeds; `to-target-…`, medians over seeds, and how many seeds came there; gains
-    over training alone; the smallest and the largest K.
+    the numbers are those so far of runs that go on; `learned-nothing`, how many of the runs that count did; summed over
+    the runs that have finished, `clients-never-trained`, who were asked for updates of which none was used, and
+    `failures`, as in `metrics.jsonl`; the numbers of each run, as means and `-std` over seeds; `to-target-…`, medians
+    over seeds, and how many seeds came there; gains over training alone; the smallest and the largest K.
     """
     grid_keys = list(dict.fromkeys(key for run in comparison.runs for key in run.grid))
     return [_row(comparison, group, grid_keys) for group in comparison.groups]
@@ -46,6 +47,8 @@ def _row(comparison: Comparison, group: Group, grid_keys: list[str]) -> dict[str
         "seeds-missing": states.count(MISSING),
         "provisional": group.is_provisional,
         "learned-nothing": len(group.nothing_learned),
+        "clients-never-trained": sum(len(each.never_trained) for _, each in group.failing) if group.failing else None,
+        "failures": _failures(group),
     }
     for key in _FIGURES:
         row |= _with_deviation(key, group.figures.get(key))
@@ -63,6 +66,11 @@ def _row(comparison: Comparison, group: Group, grid_keys: list[str]) -> dict[str
     }
     sizes = [client.num_params for _, run in group.counted for client in run.clients]
     return row | {"params-min": min(sizes, default=None), "params-max": max(sizes, default=None)}
+
+
+def _failures(group: Group) -> int | None:
+    lines = [line for each in group.finished if each.run for line in each.run.metrics]
+    return sum(len(line["failure-list"]) for line in lines) if lines else None
 
 
 def _with_deviation(key: str, of_seeds: Spread | None) -> dict[str, float | None]:

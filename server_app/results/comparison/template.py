@@ -98,12 +98,19 @@ small { color: var(--muted); font-size: .85em; font-weight: 400; }
 </section>
 {% endif %}
 
-{% for accuracy, costs in sheets %}
+{% for accuracy, costs, failing in sheets %}
 <section>
 <h2>{{ accuracy.title }}</h2>
 {{ table(accuracy) }}
 <h3>{{ costs.title }}</h3>
 {{ table(costs) }}
+{% if failing %}
+<ul class="note">
+{% for line in failing %}
+<li>{{ line }}</li>
+{% endfor %}
+</ul>
+{% endif %}
 </section>
 {% endfor %}
 

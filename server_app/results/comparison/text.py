@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from server_app.results.comparison.notes import absent, notes
+from server_app.results.comparison.notes import absent, failing_in, notes
 from server_app.results.comparison.sheets import Cell, Sheet, accuracy_sheet, brief_sheet, cost_sheet, grid_sheet
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ def plain_table(comparison: Comparison) -> str:
         ]
         text.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
         parts.append("\n".join([sheet.title, "", *text]))
+        if failing := failing_in(comparison, setting):
+            parts.append("\n".join(failing))
     rows = absent(comparison)
     if rows:
         parts.append("\n".join(f"{name}: {state}{f': {why}' if why else ''}" for name, state, why in rows))
@@ -43,6 +46,8 @@ def markdown(comparison: Comparison) -> str:
         parts.append(_escaped(comparison.description))
     for setting in comparison.settings:
         parts += [_markdown(accuracy_sheet(comparison, setting)), _markdown(cost_sheet(comparison, setting))]
+        if failing := failing_in(comparison, setting):
+            parts.append(_bullets(failing))
     grid = grid_sheet(comparison)
     if grid:
         parts.append(_markdown(grid))
@@ -54,7 +59,7 @@ def markdown(comparison: Comparison) -> str:
                 Sheet("Runs that have failed, or have not finished", ("run", "state", "reason"), cells, num_words=3)
             )
         )
-    parts.append("\n".join(f"- {_escaped(note)}" for note in notes(comparison)))
+    parts.append(_bullets(notes(comparison)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -77,6 +82,10 @@ def _markdown(sheet: Sheet) -> str:
     rule = "|" + "".join(" --- |" if column < sheet.num_words else " ---: |" for column in range(len(sheet.heads)))
     rows = ["| " + " | ".join(_marked(cell) for cell in row) + " |" for row in sheet.rows]
     return "\n".join([f"## {_escaped(sheet.title)}", "", heads, rule, *rows])
+
+
+def _bullets(sentences: Sequence[str]) -> str:
+    return "\n".join(f"- {_escaped(sentence)}" for sentence in sentences)
 
 
 def _marked(cell: Cell) -> str:
