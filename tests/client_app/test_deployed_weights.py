@@ -284,14 +284,8 @@ def test_weights_are_tested_as_deployed_on_the_validation_samples_too(run_config
     assert found[VALIDATION].total != found[ON_TEST].total
 
 
-class Nothing:
-    def __len__(self):
-        return 0
-
-
-@pytest.mark.parametrize("validation", [None, Nothing()], ids=["none", "empty"])
-def test_a_client_that_holds_nothing_back_leaves_that_test_out(run_config, tmp_path, validation):
-    own = own_trainer(run_config, tmp_path, validation=validation)
+def test_a_client_that_holds_nothing_back_leaves_that_test_out(run_config, tmp_path):
+    own = own_trainer(run_config, tmp_path, validation=None)
     found = evaluations_of(own, theta_for(site(run_config)), tests=(ON_TEST, VALIDATION))
     assert found.keys() == {ON_TEST}
 
