@@ -1,5 +1,7 @@
 """Whose client key it is: a site with another's key in its file gets nothing, until the server's operator says so."""
 
+import shutil
+
 import pytest
 from consortium import Consortium
 from flower_processes import BIN, environment, metrics, run
@@ -38,6 +40,10 @@ def test_a_stolen_client_key_is_worth_nothing(consortium: Consortium) -> None:
     command = [BIN / "mh-pfedhn", "site", "forget", "owner", "--state", "state"]
     done = run(*command, env=environment(consortium.home / "flwr"), cwd=consortium.home)
     assert done.stdout == f"Unbound {key[:8]}… of owner: whoever claims that key next keeps it.\n"
-    assert consortium.run_profile(6, resume="latest", min_clients=2, deadline=30).returncode == 0
+    # The key alone does not make it the owner: what the owner has kept of the run has to move as well.
+    assert consortium.run_profile(5, resume="latest", min_clients=2, deadline=30).returncode == 0
+    assert ("owner", "state-missing") in failures(consortium)
+    shutil.copytree(*(consortium.home / name / "state" / "runs" for name in ("owner", "thief")), dirs_exist_ok=True)
+    assert consortium.run_profile(7, resume="latest", min_clients=2, deadline=30).returncode == 0
     # The client is the one that was trained as the owner's, and keeps the name that the run has given it.
     assert set(metrics(consortium.results)[-1]["client-accuracy"]) == {"owner", "other"}

@@ -40,7 +40,7 @@ def kill_later(process: subprocess.Popen[bytes], log: Path, rounds: int, seconds
 
     def is_due() -> bool:
         written = log.read_bytes()
-        return b"clients joined" in written and written.count(b"Checkpoint: ") >= rounds
+        return b"rounds, results in" in written and written.count(b"Checkpoint: ") >= rounds
 
     while not is_due():
         if process.poll() is not None:
