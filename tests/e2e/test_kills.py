@@ -13,7 +13,7 @@ from flower_processes import BIN, environment, kill_all, metrics
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 KILLS = 20
-ROUNDS = 60
+ROUNDS = 200
 # Batch norm in one architecture, a layer kept local in the other, Adam's state, cohorts: all that a resumed run needs.
 SETTINGS = [
     *("num-clients=3", "models=resnet10,lenet/keep-output", "participation=0.67", "max-samples-per-class=8"),
