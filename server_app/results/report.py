@@ -8,19 +8,16 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-import jinja2
-
 from common.evaluation import AFTER_TRAINING, VALIDATION
 from common.files import write_bytes, write_text
-from server_app.results.dark import data_uri, render
-from server_app.results.formatting import FURTHER_TESTS, format_bytes, format_count, format_decimals, format_duration
+from server_app.results.dark import render
+from server_app.results.formatting import FURTHER_TESTS, format_decimals
 from server_app.results.metrics import accuracy_key, without_start
+from server_app.results.pages import page
 from server_app.results.partition_plot import draw_partition, shows_classes
 from server_app.results.plots import draw_costs, draw_curves
 from server_app.results.reading import Run, read_run
 from server_app.results.record import PHASES, START
-from server_app.results.script import SCRIPT
-from server_app.results.style import STYLE
 from server_app.results.template import TEMPLATE
 
 _REFRESH_SECONDS = 15
@@ -37,14 +34,9 @@ def write_report(run_dir: Path) -> Path:
     run = read_run(run_dir)
     curves = render(draw_curves(run))
     write_bytes(run_dir / "curves.png", curves.light)
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters.update(
-        accuracy=format_decimals, bytes=format_bytes, duration=format_duration, image=data_uri, count=format_count
-    )
-    page = environment.from_string(TEMPLATE).render(
+    text = page(
+        TEMPLATE,
         run=run,
-        style=STYLE,
-        script=SCRIPT,
         name=str(run.config.get("run-name") or run_dir.resolve().name),
         refresh_seconds=_REFRESH_SECONDS,
         planned=run.config.get("num-rounds"),
@@ -63,7 +55,7 @@ def write_report(run_dir: Path) -> Path:
         capped=_capped_clients(run),
     )
     path = run_dir / "report.html"
-    write_text(path, page)
+    write_text(path, text)
     return path
 
 

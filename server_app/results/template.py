@@ -1,11 +1,6 @@
 """The Jinja2 template of `report.html`, as a string: Flower's app bundle carries Python files but no HTML."""
 
 TEMPLATE = """\
-{% macro picture(plot) %}
-{% set alternative = caller() | trim %}
-<div class="scroll"><img class="light" src="{{ plot.light | image }}" alt="{{ alternative }}">
-<img class="dark" src="{{ plot.dark | image }}" alt="{{ alternative }}"></div>
-{% endmacro %}
 <!doctype html>
 <html lang="en">
 <head>
@@ -231,18 +226,7 @@ Bytes are those of the arrays as sent.</p>
 </section>
 
 <section>
-<details>
-<summary>Configuration</summary>
-<div class="scroll">
-<table class="config">
-<tbody>
-{% for key, value in run.config.items() %}
-<tr><td><code>{{ key }}</code></td><td><code>{{ value }}</code></td></tr>
-{% endfor %}
-</tbody>
-</table>
-</div>
-</details>
+{{ settings("Configuration", run.config) }}
 </section>
 </main>
 <script>

@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 from urllib.parse import quote
 
-import jinja2
-
 from server_app.results.comparison.compared import FINISHED, MISSING, UNFINISHED, ComparedRun
 from server_app.results.comparison.comparing import Comparison
 from server_app.results.comparison.differences import common_settings, differences
@@ -15,21 +13,17 @@ from server_app.results.comparison.figures import learned_nothing
 from server_app.results.comparison.notes import absent, failing_in, notes
 from server_app.results.comparison.sheets import accuracy_sheet, cost_sheet, grid_sheet, label
 from server_app.results.comparison.template import GENERATOR, TEMPLATE
-from server_app.results.dark import Plot, data_uri
+from server_app.results.dark import Plot
 from server_app.results.formatting import format_decimals
-from server_app.results.script import SCRIPT
-from server_app.results.style import STYLE
+from server_app.results.pages import page
 
 _REFRESH_SECONDS = 30
 
 
 def render_page(comparison: Comparison, accuracy: Plot, gain: Plot | None, place: Path) -> str:
     """The page as text. `place` is the folder that it will lie in, from where it links to the runs' reports."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["image"] = data_uri
-    text: str = environment.from_string(TEMPLATE).render(
+    return page(
+        TEMPLATE,
         comparison=comparison,
         generator=GENERATOR,
         goes_on=comparison.is_planned and any(run.state in (UNFINISHED, MISSING) for run in comparison.runs),
@@ -41,8 +35,6 @@ def render_page(comparison: Comparison, accuracy: Plot, gain: Plot | None, place
             for setting in comparison.settings
         ],
         notes=notes(comparison),
-        style=STYLE,
-        script=SCRIPT,
         accuracy_plot=accuracy,
         gain_plot=gain,
         in_words=_in_words(comparison),
@@ -52,7 +44,6 @@ def render_page(comparison: Comparison, accuracy: Plot, gain: Plot | None, place
         differences=differences(comparison.runs),
         in_common=common_settings(comparison.runs),
     )
-    return text
 
 
 def _row(run: ComparedRun, place: Path) -> tuple[ComparedRun, str | None, str, str]:

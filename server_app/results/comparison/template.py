@@ -28,10 +28,6 @@ TEMPLATE = """\
 </table>
 </div>
 {% endmacro %}
-{% macro picture(plot, text) %}
-<div class="scroll"><img class="light" src="{{ plot.light | image }}" alt="{{ text }}">
-<img class="dark" src="{{ plot.dark | image }}" alt="{{ text }}"></div>
-{% endmacro %}
 <!doctype html>
 <html lang="en">
 <head>
@@ -125,15 +121,18 @@ small { color: var(--muted); font-size: .85em; font-weight: 400; }
 
 <section>
 <h2>Accuracy</h2>
-{{ picture(accuracy_plot, "Mean accuracy over clients against rounds and against bytes, a line a method. " ~
-  in_words) }}
+{% call picture(accuracy_plot) %}
+Mean accuracy over clients against rounds and against bytes, a line a method. {{ in_words }}
+{% endcall %}
 <p class="note">Lines are means over seeds in the rounds that every seed has tested.</p>
 </section>
 
 {% if gain_plot %}
 <section>
 <h2>Gain of each client over training alone</h2>
-{{ picture(gain_plot, "Histograms of the clients' gains in accuracy over training alone. " ~ gains_in_words) }}
+{% call picture(gain_plot) %}
+Histograms of the clients' gains in accuracy over training alone. {{ gains_in_words }}
+{% endcall %}
 <p class="note">To the left of the line are the clients that would do better alone.</p>
 </section>
 {% endif %}
@@ -183,18 +182,7 @@ small { color: var(--muted); font-size: .85em; font-weight: 400; }
 {% else %}
 <p>None, besides seeds and names.</p>
 {% endif %}
-<details>
-<summary>Settings in common</summary>
-<div class="scroll">
-<table>
-<tbody>
-{% for key, value in in_common.items() %}
-<tr><td><code>{{ key }}</code></td><td class="wrap"><code>{{ value }}</code></td></tr>
-{% endfor %}
-</tbody>
-</table>
-</div>
-</details>
+{{ settings("Settings in common", in_common) }}
 </section>
 </main>
 <script>
