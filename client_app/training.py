@@ -12,7 +12,7 @@ from common.inputs import Inputs
 from common.seeding import seeded
 from common.settings import LocalTraining
 
-_TEST_BATCH = 256
+TEST_BATCH = 256
 
 # From outputs [b, ...] and targets [b, ...] to the mean loss of a batch, and to the number of correct answers.
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -142,7 +142,7 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
 def tested_batches(model: nn.Module, samples: Samples) -> Iterator[tuple[Tensor, Tensor]]:
     """Outputs and targets of one batch after the other, in evaluation mode."""
     model.eval()
-    for indices in torch.arange(len(samples), device=samples.device).split(_TEST_BATCH):
+    for indices in torch.arange(len(samples), device=samples.device).split(TEST_BATCH):
         inputs, targets = samples.batch(indices)
         yield forward(model, inputs), targets
 

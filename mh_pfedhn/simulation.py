@@ -105,9 +105,8 @@ def _is_there(path: Path) -> bool:
 
 def check_is_new(config: Config) -> None:
     """Raise UserError where a run that does not go on with another would write over one."""
-    run_dir = config.results_path / config.run_name
-    if not config.resume and (run_dir / "metrics.jsonl").exists():
-        raise UserError(f"{run_dir} holds a run already: choose another run-name, or go on with resume=latest.")
+    if not config.resume and (config.run_dir / "metrics.jsonl").exists():
+        raise UserError(f"{config.run_dir} holds a run already: choose another run-name, or go on with resume=latest.")
 
 
 def workers(config: Config) -> int:

@@ -67,7 +67,7 @@ def serve(grid: Grid, config: Config, *, simulated: bool, bindings: Bindings | N
     """
     sinks.check(config.log_to)
     with opened(config, simulated) as (config, start):
-        run_dir = config.results_path / config.run_name
+        run_dir = config.run_dir
         if is_finished(config, start):
             log(INFO, "%s is finished already: raise num-rounds to go on.", run_dir)
             return
@@ -75,7 +75,7 @@ def serve(grid: Grid, config: Config, *, simulated: bool, bindings: Bindings | N
 
 
 def _serve(grid: Grid, config: Config, start: Checkpoint | None, simulated: bool, bindings: Bindings | None) -> None:
-    run_dir = config.results_path / config.run_name
+    run_dir = config.run_dir
     # A simulation has all its nodes from the start: fewer than min-clients is not worth waiting for.
     at_least, within = (1, _SIMULATION_STARTS_WITHIN) if simulated else (config.min_clients, config.deadline)
     nodes = wait_for_nodes(grid, at_least, within)

@@ -45,7 +45,7 @@ def is_finished(config: Config, start: Checkpoint | None) -> bool:
     """Whether there is nothing left to do."""
     if start is None or config.mode == "adapt":
         return False
-    summary = config.results_path / config.run_name / "summary.json"
+    summary = config.run_dir / "summary.json"
     return start.server_round >= config.num_rounds and summary.exists()
 
 
@@ -64,7 +64,7 @@ def begin_line(config: Config, start: Checkpoint) -> None:
     They are moved to `set-aside/after-round-NNNNNN`, with a copy of what tells of them. Raises UserError.
     """
     try:
-        _begin_line(config.results_path / config.run_name, start)
+        _begin_line(config.run_dir, start)
     except OSError as error:
         raise UserError(f"Round {start.server_round} cannot be gone back to: {error}.") from error
 
@@ -107,14 +107,14 @@ def _new_folder(path: Path) -> Path:
 
 def _goes_on(config: Config, start: Checkpoint) -> bool:
     """Whether a run goes on in its own folder, and does not branch off from another."""
-    run_dir = config.results_path / config.run_name
+    run_dir = config.run_dir
     return start.config["run-name"] == config.run_name or run_dir.resolve() in start.path.resolve().parents
 
 
 @contextmanager
 def _only_writer(config: Config) -> Iterator[None]:
     """Keep every other ServerApp out of a run's folder; the lock goes with the process, however it ends."""
-    run_dir = config.results_path / config.run_name
+    run_dir = config.run_dir
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -131,7 +131,7 @@ def _only_writer(config: Config) -> Iterator[None]:
 def _start_of(config: Config) -> tuple[Config, Checkpoint | None]:
     """The checkpoint that `resume` names, and the config with a run-name: the checkpoint's when a run goes on."""
     if config.resume == "latest":
-        run_dir = config.results_path / config.run_name
+        run_dir = config.run_dir
         if checkpoint.exists(run_dir):
             return config, checkpoint.load(run_dir)
         log(INFO, "%s has no checkpoint yet: starting anew.", run_dir)
@@ -158,7 +158,7 @@ def _check_same(config: Config, start: Checkpoint, simulated: bool) -> None:
 
 def _check_place(config: Config, start: Checkpoint, simulated: bool) -> None:
     """Raise UserError where what belongs to the checkpoint is not where this run looks for it."""
-    run_dir = config.results_path / config.run_name
+    run_dir = config.run_dir
     if config.mode == "train" and (run_dir / SET_ASIDE).resolve() in start.path.resolve().parents:
         raise UserError(
             f"resume is {start.path}, which was set aside when {config.run_name} went on from an earlier round: go on "

@@ -37,7 +37,7 @@ from common.variants import VARIANTS, Variant
 
 # Of samples a process. CIFAR-100 as a whole has 184 MB, so that with the usual data sets every client is decoded once
 # a process; of Tiny-ImageNet's 1.4 GB, times the number of worker processes, more would push out what trains.
-_SAMPLE_BYTES = 256 * 2**20
+SAMPLE_BYTES = 256 * 2**20
 # A process keeps so many divisions, each with the numbers of its samples: runs that are compared differ in a few seeds.
 _DIVISIONS = 8
 # A process keeps so many models of one seed, each with its initialisation and its anchor; more architectures than that
@@ -141,7 +141,7 @@ def _sizes_of_global_model(config: Config, dataset: Dataset) -> tuple[ImageShape
 # By what they follow from: a process plays all clients of a run, and may play several runs that are compared.
 _division = lru_cache(maxsize=_DIVISIONS)(divide_by)
 
-_samples = SampleCache(_SAMPLE_BYTES)
+_samples = SampleCache(SAMPLE_BYTES)
 
 
 @lru_cache(maxsize=1)

@@ -241,6 +241,11 @@ class Config:
         return project_dir() / Path(self.results_dir).expanduser()
 
     @property
+    def run_dir(self) -> Path:
+        """Where the run's files go, as an absolute path; it has a `run-name`."""
+        return self.results_path / self.run_name
+
+    @property
     def resume_path(self) -> Path:
         """`resume` as an absolute path."""
         return project_dir() / Path(self.resume).expanduser()

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import torch
 
-from client_app.site.simulated import simulated_site
+from client_app.site.simulated import SAMPLE_BYTES, simulated_site
 from client_app.site.site import Place, Site
-from client_app.training import sgd, tested_batches, train
+from client_app.training import TEST_BATCH, sgd, tested_batches, train
 from common.config import Config
 from common.data.simulation import Division, divide
 from common.device import free_memory
@@ -35,13 +35,10 @@ _SECONDS_TO_START = 20.0  # a SuperLink, Ray and its workers
 # Of a ServerApp or a worker, with PyTorch, Flower and Ray in it; of the SuperLink, the command and Ray's own processes.
 _BYTES_A_PROCESS = 450e6
 _BYTES_BESIDE = 700e6
-# A worker keeps of each architecture a model, its initialisation, its anchor and a gradient, and decoded samples up to
-# a limit.
+# A worker keeps of each architecture a model, its initialisation, its anchor and a gradient.
 _BYTES_A_PARAMETER = 4 * 4
-_MOST_SAMPLES = 256 * 2**20
 
 _TRIES = 3  # of which the quickest counts: others were disturbed
-_TEST_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ def described(plan: Plan, finished: Collection[str] = ()) -> str:
             rows.append((run.name, rounds, "", "", "finished"))
             continue
         estimate = estimator.of(run)
-        done = max(checkpoint.rounds(run.config.results_path / run.name), default=0)
+        done = max(checkpoint.rounds(run.config.run_dir), default=0)
         left = estimate.seconds * (1 - done / run.config.num_rounds)
         states = ["the server has no room for all clients"] if not estimate.fits else []
         states += ["does not fit into memory"] if estimate.num_bytes > free else []
@@ -191,7 +188,7 @@ def _bytes(config: Config, clients: list[Client], division: Division) -> float:
     models = {_architecture(config, int(client.key)): client.num_params for client in clients}
     first, parts = _site(config, 0), division.parts[: len(clients)]
     num_samples = sum(len(part.train) + len(part.validation) + len(part.test) for part in parts)
-    samples = min(first.train.num_bytes / len(first.train) * num_samples, _MOST_SAMPLES)
+    samples = min(first.train.num_bytes / len(first.train) * num_samples, SAMPLE_BYTES)
     files = division.dataset.source.num_bytes
     a_worker = _BYTES_A_PROCESS + files + _BYTES_A_PARAMETER * sum(models.values()) + samples
     return _BYTES_A_PROCESS + files + memory_for(config, clients) + workers(config) * a_worker
@@ -226,7 +223,7 @@ def _timed(site: Site, batch_size: int) -> _Speed:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        tested = min(_TEST_BATCH, len(site.test))
+        tested = min(TEST_BATCH, len(site.test))
         return _Speed(_quickest(step) / len(batch), _quickest(lambda: next(tested_batches(model, site.test))) / tested)
     finally:
         torch.set_num_threads(threads)

@@ -107,13 +107,13 @@ class Progress:
         if run is self._current and self._last:
             return run.config.num_rounds - self._last[0]
         # A run that was interrupted goes on from its checkpoint.
-        done = checkpoint.rounds(run.config.results_path / run.name)
+        done = checkpoint.rounds(run.config.run_dir)
         return run.config.num_rounds - max(done, default=0)
 
     def _learn(self, run: PlannedRun) -> None:
         """Take the seconds of a finished run from its files: with checkpoints, without what round 1 waited for."""
         with contextlib.suppress(UserError):
-            lines = read_metrics(run.config.results_path / run.name / "metrics.jsonl")
+            lines = read_metrics(run.config.run_dir / "metrics.jsonl")
             if lines:
                 seconds = lines[-1]["wall-seconds"] - lines[0]["seconds"].get("start", 0.0)
                 self._known.setdefault(_kind(run), []).append((seconds, len(lines)))

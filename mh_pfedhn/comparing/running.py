@@ -79,7 +79,7 @@ def _checked_alike(config: Config) -> Config:
 
 def finished(run: PlannedRun) -> bool:
     """Whether a run has come to its end."""
-    return (_folder(run) / "summary.json").exists()
+    return (run.config.run_dir / "summary.json").exists()
 
 
 def run_plan(plan: Plan, *, keep_checkpoints: bool = False) -> dict[str, str]:
@@ -116,7 +116,8 @@ class _Runner:
             arguments = simulation.federation(left[0].config)
             alike = [run for run in left if simulation.federation(run.config) == arguments]
             self._play(alike, arguments)
-        self._draw()
+        if self._failures or not self._tidied:  # else the last run that was finished is in the drawing already
+            self._draw()
         return self._failures
 
     def _left(self) -> list[PlannedRun]:
@@ -166,7 +167,7 @@ class _Runner:
 
     def _delete_checkpoints(self, run: PlannedRun) -> None:
         if not self._keep_checkpoints:
-            shutil.rmtree(_folder(run) / checkpoint.FOLDER, ignore_errors=True)
+            shutil.rmtree(run.config.run_dir / checkpoint.FOLDER, ignore_errors=True)
 
     def _draw(self) -> None:
         """Write tables and pictures. Hours of training are worth more than those, which can be drawn again."""
@@ -186,10 +187,6 @@ def _reason(run: PlannedRun, ending: Ending, failure: tuple[str, str] | None) ->
     if ending.silent:
         return "The run's ServerApp ended without a word: killed, or for want of memory."
     return f"The simulation ended as {ending.status}; the log says why."
-
-
-def _folder(run: PlannedRun) -> Path:
-    return run.config.results_path / run.name
 
 
 @contextlib.contextmanager
@@ -219,7 +216,7 @@ def _told_of(run: PlannedRun) -> Iterator[None]:
 
 def _check_same(run: PlannedRun) -> None:
     """Raise UserError where a run that is there, finished or not, was begun with other settings than it has now."""
-    path = _folder(run) / "config.yaml"
+    path = run.config.run_dir / "config.yaml"
     if not path.exists():
         return
     then, now = read_yaml(path), _located(run.config).to_dict()

@@ -28,7 +28,7 @@ def leave():
     """Leave the folder of a run behind, with so many rounds of so many seconds, and finished if asked."""
 
     def leave(run, rounds=4, seconds=1.0, *, finished=True, checkpoint=0, start=0.0):
-        folder = run.config.results_path / run.name
+        folder = run.config.run_dir
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(yaml.safe_dump(run.config.to_dict()))
         lines = [line_of(number, seconds, start) for number in range(1, rounds + 1)]

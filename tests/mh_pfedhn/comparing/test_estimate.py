@@ -64,7 +64,7 @@ def test_further_tests_and_the_epoch_before_one_of_them_are_counted(small, timed
 
 @pytest.mark.usefixtures("two_workers")
 def test_what_is_held_of_a_data_set_counts_once_a_process_and_without_a_limit(small, timed, monkeypatch, tiny_images):
-    monkeypatch.setattr(estimate, "_MOST_SAMPLES", 1000)
+    monkeypatch.setattr(estimate, "SAMPLE_BYTES", 1000)
     plain = {"methods": ["local"], "max-samples-per-class": 10}  # the array stays whole
     own = {"dataset": "own_code:float_images", "data-dir": Config.data_dir}
     with np.load(tiny_images) as file:

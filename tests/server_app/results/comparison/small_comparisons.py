@@ -53,6 +53,17 @@ def write_run(
     return folder
 
 
+def write_runs(folder, rounds, configs):
+    """Write a run of these accuracies for each of these settings; return the folders."""
+    folders = []
+    for number, config in enumerate(configs):
+        plain = {key: value for key, value in config.items() if key not in ("method", "seed")}
+        own = {key: config[key] for key in ("method", "seed") if key in config}
+        folders.append(folder / f"run-{number}")
+        write_run(folders[-1], rounds, config=plain, **own)
+    return folders
+
+
 def write_clients(folder, accuracies):
     with (folder / "clients.csv").open("w", newline="") as file:
         writer = csv.writer(file)

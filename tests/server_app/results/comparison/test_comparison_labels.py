@@ -1,7 +1,7 @@
 """How runs without a plan are told apart."""
 
 import pytest
-from small_comparisons import write_run
+from small_comparisons import write_run, write_runs
 
 from common.config import DATASETS, SITES
 from common.errors import UserError
@@ -13,11 +13,7 @@ def labels_of(tmp_path):
     """Returns a function from settings to the labels (setting, method, seed) of runs that have them."""
 
     def labels(*configs):
-        folders = []
-        for number, config in enumerate(configs):
-            plain = {key: value for key, value in config.items() if key not in ("method", "seed")}
-            own = {key: config[key] for key in ("method", "seed") if key in config}
-            folders.append(write_run(tmp_path / f"run-{number}", [(0.1,), (0.2,)], config=plain, **own))
+        folders = write_runs(tmp_path, [(0.1,), (0.2,)], configs)
         return [(run.setting, run.method, run.seed) for run in labelled_runs(folders)]
 
     return labels

@@ -6,7 +6,7 @@ import subprocess
 from html.parser import HTMLParser
 
 import pytest
-from small_comparisons import write_plan, write_run
+from small_comparisons import write_plan, write_run, write_runs
 
 from common.errors import UserError
 from server_app.results.comparison import write_comparison, write_report_of
@@ -178,18 +178,7 @@ def make_runs(tmp_path):
     """Returns a function that writes runs, given as settings that differ, and returns their folders."""
 
     def make(*configs):
-        folders = []
-        for number, config in enumerate(configs):
-            plain = {key: value for key, value in config.items() if key not in ("method", "seed")}
-            folders.append(
-                write_run(
-                    tmp_path / "results" / f"run-{number}",
-                    [(0.1, 0.2), (0.4, 0.6)],
-                    config=plain,
-                    **{key: config[key] for key in ("method", "seed") if key in config},
-                )
-            )
-        return folders
+        return write_runs(tmp_path / "results", [(0.1, 0.2), (0.4, 0.6)], configs)
 
     return make
 
